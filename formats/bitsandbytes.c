@@ -281,6 +281,7 @@ const struct format format_bitsandbytes = {
         "transformers, and in vLLM with the vllm-bnb-plugin package.",
     .runtimes = runtimes,
     .bare = true,
+    .conv1d = true,
     .scale_dtype = bnb_scale_dtype,
     .accepts = bnb_accepts,
     .accepts_all = bnb_accepts_all,

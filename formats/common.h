@@ -18,6 +18,9 @@ bool format_same_geometry(const struct qscheme *a, const struct qscheme *b);
 int format_check_one_geometry(const struct format_config *config, const char *name, const char *hint);
 /* What runtimes fuse (q/k/v, gate/up) must be quantized alike or not at all. ERR_INCOMPATIBLE_OPTIONS. */
 int format_check_fused(const struct format_config *config);
+/* stored.c: modules that the checkpoint does not have as linears. ERR_INCOMPATIBLE_OPTIONS where the format's loaders
+ * would not find them. */
+int format_check_stored(const struct format *format, const struct format_config *config);
 /* The modules as a table [plans_modules], NULL = left in float; malloc'ed. */
 int format_module_table(const struct format_config *config, const struct format_module ***table);
 /* The names of all modules that are left in float, in order. New reference. */

@@ -11,6 +11,13 @@
 #define EXPORT_PATH_MAX 4096
 #define EXPORT_NAME_MAX 256
 
+/* A module's weight or bias that is stored in a tensor with others: from the job's result, or from the source. */
+struct export_part {
+    struct model_part stored;
+    int module; /* index in config.modules, or -1 */
+    int dense;  /* index in plan.dense, or -1; with neither, the source's */
+};
+
 /* One tensor of the artifact: a source tensor as it is, or one of the tensors that a module becomes. */
 struct export_piece {
     char name[EXPORT_NAME_MAX];
@@ -24,6 +31,11 @@ struct export_piece {
     int index;     /* of the module's tensors */
     bool ahead;    /* of a module, and its place in a file is before any module's codes */
     size_t source; /* of the model's tensors */
+    /* Of a tensor that holds several modules: those that the job made or changed, put into what the source has,
+     * `slice` bytes at a time, one matrix. alone: the piece is its one part, by itself. */
+    size_t first_part, part_count;
+    int64_t slice;
+    bool alone;
 };
 
 /* Where a module's result is stored. */
@@ -49,6 +61,8 @@ struct export_plan {
     struct export_place *places; /* [config.count] */
     struct export_dense *dense;
     size_t dense_count;
+    struct export_part *parts;
+    size_t part_count;
 };
 
 /* Everything that will be written, from headers alone. ERR_SOURCE_CORRUPT when a block file lacks a module or
@@ -70,7 +84,7 @@ void export_shard_name(const struct export_plan *plan, int shard, char out[64]);
 struct export_unit {
     size_t first, count; /* of the plan's pieces; those with the same `ahead` are meant */
     bool ahead;
-    int64_t at, size; /* of a copied piece; else 0 and everything */
+    int64_t at, size; /* of a copied piece, or of one with parts; else 0 and everything */
     uint64_t place;   /* in its file; the caller's to set, units are taken in its order */
 };
 /* The units of pieces [begin, end), in the plan's order; caller frees. ERR_HOST_OUT_OF_MEMORY. */

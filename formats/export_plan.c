@@ -181,6 +181,79 @@ static int export_plan_add_new(const struct format_export *request, struct expor
     return 0;
 }
 
+static int export_plan_add_part(struct export_plan *plan, const struct model_part *stored, int module, int dense)
+{
+    TRY(mem_resize(&plan->parts, plan->part_count + 1));
+    plan->parts[plan->part_count++] = (struct export_part){.stored = *stored, .module = module, .dense = dense};
+    if (dense >= 0) {
+        plan->dense[dense].placed = true;
+    }
+    return 0;
+}
+
+/* A vector of its own of a module that becomes one: its bias, which the source has with others'. */
+static int export_plan_add_alone(struct export_plan *plan, const struct model_part *stored, const char *name, int dense,
+                                 size_t *capacity)
+{
+    struct export_piece *piece;
+
+    TRY(export_plan_grow(plan, capacity, 1, &piece));
+    *piece = (struct export_piece){.dtype = stored->tensor.entry->dtype,
+                                   .rank = 1,
+                                   .shape = {stored->rows},
+                                   .module = -1,
+                                   .dense = -1,
+                                   .first_part = plan->part_count,
+                                   .part_count = 1,
+                                   .alone = true};
+    plan->count++;
+    TRY(export_plan_name_piece(piece, name, ""));
+    TRY(export_plan_measure(piece));
+    piece->slice = piece->bytes;
+    return export_plan_add_part(plan, stored, -1, dense);
+}
+
+/* A source tensor that holds modules with others, or turned. Float artifacts have it as it was found, with what was
+ * made in its place; in others the modules that are quantized have their own tensors instead, all or none of them
+ * (format_check_stored). */
+static int export_plan_add_stored(const struct format_export *request, const struct named *sorted, size_t source,
+                                  size_t *capacity, struct export_plan *plan, int *modules)
+{
+    const struct model *model = request->config.model;
+    const struct model_tensor tensor = model_tensor_at(model, source);
+    size_t first = plan->part_count;
+    bool bias = false, apart = false;
+    int64_t layer;
+
+    for (int m = -1; (m = model_find_part(model, tensor.name, m, &layer, &bias)) >= 0;) {
+        const struct plan_module *module = &plans_layer(model_plans(model), layer)->modules[m];
+        const struct model_part stored = model_part(model, layer, module, bias);
+        char name[PLAN_NAME_MAX], own[MODEL_NAME_MAX];
+        model_module_name(model, layer, m, name);
+        model_tensor_name(model, layer, module->path, bias ? "bias" : "weight", own);
+        int index = export_plan_find_module_index(sorted, request->config.count, name);
+        int dense = export_plan_find_dense(plan, own);
+        if (index >= 0 && !request->format->plain) {
+            apart = true;
+            TRY(bias ? export_plan_add_alone(plan, &stored, own, dense, capacity)
+                     : export_plan_add_module(request, index, capacity, plan));
+        } else if (dense >= 0 || (index >= 0 && !bias)) {
+            TRY(export_plan_add_part(plan, &stored, bias ? -1 : index, dense));
+        }
+        *modules += index >= 0 && !bias;
+    }
+    if (apart) {
+        return 0;
+    }
+    TRY(export_plan_add_copy(request, source, capacity, plan));
+    struct export_piece *piece = &plan->pieces[plan->count - 1];
+    piece->first_part = first;
+    piece->part_count = plan->part_count - first;
+    piece->dense = -1;
+    piece->slice = piece->rank == 3 || (piece->rank == 2 && bias) ? piece->bytes / piece->shape[0] : piece->bytes;
+    return 0;
+}
+
 static int export_plan_list_pieces(const struct format_export *request, const struct named *sorted,
                                    struct export_plan *plan)
 {
@@ -193,7 +266,11 @@ static int export_plan_list_pieces(const struct format_export *request, const st
     for (size_t i = 0; i < model_tensor_count(model); i++) {
         const char *name = model_tensor_at(model, i).name;
         int module = export_plan_module_of(sorted, request->config.count, name);
-        if (module >= 0) {
+        int64_t layer;
+        bool bias;
+        if (model_find_part(model, name, -1, &layer, &bias) >= 0) {
+            TRY(export_plan_add_stored(request, sorted, i, &capacity, plan, &modules));
+        } else if (module >= 0) {
             TRY(export_plan_add_module(request, module, &capacity, plan));
             modules++;
         } else if (!tied || strcmp(name, model_head_name(model)) != 0) {
@@ -301,6 +378,7 @@ void export_plan_deinit(struct export_plan *plan)
     free(plan->pieces);
     free(plan->places);
     free(plan->dense);
+    free(plan->parts);
     *plan = (struct export_plan){0};
 }
 

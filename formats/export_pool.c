@@ -66,7 +66,8 @@ static void export_pool_list_piece(const struct export_plan *plan, size_t i, str
 
     do {
         int64_t left = piece->dense >= 0 ? 0 : piece->bytes - at;
-        size = left < PART_BYTES ? left : PART_BYTES;
+        int64_t most = piece->part_count > 0 ? piece->slice : PART_BYTES;
+        size = left < most ? left : most;
         list[(*n)++] = (struct export_unit){.first = i, .count = 1, .at = at, .size = size};
         at += size;
     } while (size > 0 && at < piece->bytes);
@@ -78,7 +79,8 @@ int export_units_list(const struct export_plan *plan, size_t begin, size_t end, 
     size_t max = 0, n = 0;
 
     for (size_t i = begin; i < end; i++) {
-        max += 1 + (size_t)(plan->pieces[i].bytes / PART_BYTES);
+        const struct export_piece *piece = &plan->pieces[i];
+        max += 1 + (size_t)(piece->bytes / (piece->part_count > 0 ? piece->slice : PART_BYTES));
     }
     struct export_unit *list;
     TRY(mem_array(&list, max));
@@ -104,6 +106,7 @@ static int64_t export_pool_thread_bytes(const struct format_export *request, con
         const struct export_piece *piece = &plan->pieces[i];
         const struct format_module *module = piece->module >= 0 ? &request->config.modules[piece->module] : NULL;
         int64_t bytes = module != NULL ? module->rows * module->cols + 3 * piece->bytes : 0;
+        bytes = piece->part_count > 0 ? 4 * piece->slice : bytes; /* the matrix, a module of it, and its floats */
         max = bytes > max ? bytes : max;
     }
     return max;

@@ -145,11 +145,95 @@ static int reader_narrow(struct export_reader *reader, const struct export_piece
     return reader_emit(piece, 0, reader->buffer, piece->bytes, sink, data);
 }
 
+/* What the job made of a part, row by row as a linear has it. The caller frees *values; NULL: it is the source's. */
+static int reader_part_values(struct export_reader *reader, const struct export_part *part, float **values)
+{
+    const struct export_place *place = part->dense >= 0 ? &reader->plan->dense[part->dense].place : NULL;
+    int64_t count = part->stored.rows * part->stored.cols;
+    AUTO(qtensor) struct qtensor q = {0};
+    AUTO_FREE float *made = NULL;
+
+    *values = NULL;
+    if (place == NULL && part->module < 0) {
+        return 0;
+    }
+    TRY(mem_buffer(&made, (size_t)count));
+    if (place == NULL) {
+        TRY(reader_load_module(reader, part->module, false));
+        qtensor_dequantize(&reader->module, made);
+    } else {
+        TRY(reader_open_block(reader, place));
+        TRY(qtensor_file_read(reader->file, place->item, &q));
+        if (q.rows * q.cols != count) {
+            return err_raise(ERR_SOURCE_CORRUPT, "the changed %s does not have the source's shape", q.name);
+        }
+        memcpy(made, q.tables, (size_t)count * sizeof(*made));
+    }
+    *values = MOVE(made);
+    return 0;
+}
+
+/* Values [rows, cols] of a part to their places in the slice that begins at element `begin`. */
+static void reader_put_part(const struct model_part *stored, const float *values, int64_t begin, enum dtype dtype,
+                            unsigned char *slice)
+{
+    int64_t width = dtype_rows[dtype].bytes;
+
+    for (int64_t row = 0; row < stored->rows; row++) {
+        for (int64_t col = 0; col < stored->cols; col++) {
+            int64_t at = model_part_element(stored, row, col) - begin;
+            format_narrow(&values[row * stored->cols + col], 1, dtype, slice + at * width);
+        }
+    }
+}
+
+/* One matrix of a tensor: the source's, with the parts that the job made or changed in their places. */
+static int reader_compose(struct export_reader *reader, const struct export_piece *piece,
+                          const struct export_unit *unit, export_sink sink, void *data)
+{
+    const struct model_tensor tensor = model_tensor_at(reader->request->config.model, piece->source);
+    int64_t width = dtype_rows[piece->dtype].bytes, begin = unit->at / width;
+
+    TRY(reader_reserve(reader, unit->size));
+    TRY(safetensors_read(tensor.file, tensor.entry, (uint64_t)unit->at, reader->buffer, (size_t)unit->size));
+    for (size_t i = 0; i < piece->part_count; i++) {
+        const struct export_part *part = &reader->plan->parts[piece->first_part + i];
+        AUTO_FREE float *values = NULL;
+        if (part->stored.first == begin) {
+            TRY(reader_part_values(reader, part, &values));
+            reader_put_part(&part->stored, values, begin, piece->dtype, reader->buffer);
+        }
+    }
+    TRY(reader_emit(piece, unit->at, reader->buffer, unit->size, sink, data));
+    return reader_advance(reader, unit->size);
+}
+
+/* A part by itself. */
+static int reader_extract(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data)
+{
+    const struct export_part *part = &reader->plan->parts[piece->first_part];
+    AUTO_FREE float *values = NULL;
+
+    TRY(reader_reserve(reader, piece->bytes));
+    TRY(reader_part_values(reader, part, &values));
+    if (values != NULL) {
+        format_narrow(values, part->stored.rows * part->stored.cols, piece->dtype, reader->buffer);
+    } else {
+        TRY(model_part_read(&part->stored, 0, part->stored.rows, reader->buffer));
+    }
+    TRY(reader_emit(piece, 0, reader->buffer, piece->bytes, sink, data));
+    return reader_advance(reader, piece->bytes);
+}
+
 static int reader_read_piece(struct export_reader *reader, const struct export_piece *piece,
                              const struct export_unit *unit, export_sink sink, void *data)
 {
     int rc;
 
+    if (piece->part_count > 0) {
+        return piece->alone ? reader_extract(reader, piece, sink, data)
+                            : reader_compose(reader, piece, unit, sink, data);
+    }
     if (piece->module >= 0) {
         rc = reader_encode(reader, piece, sink, data);
         if (rc != 0 && rc != ERR_CANCELLED && rc != ERR_INTERRUPTED) {

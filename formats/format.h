@@ -49,6 +49,7 @@ struct format {
     const char *const *runtimes; /* NULL-terminated: "transformers", "vllm" */
     bool plain;                  /* any result as float weights, which saves nothing and says nothing of inputs */
     bool bare;                   /* carries bare models, too (models/bare.h) */
+    bool conv1d;                 /* its loaders replace linears that the model stores by inputs */
     const char *side_file;       /* extra copy of the config object, or NULL: "quantize_config.json" */
     /* What scales are stored as, for a model of this dtype. */
     enum dtype (*scale_dtype)(enum dtype model_dtype);

@@ -289,6 +289,7 @@ const struct format format_gptq = {
             "vLLM (4 "
             "and 8 bits).",
     .runtimes = runtimes_v1,
+    .conv1d = true,
     .side_file = "quantize_config.json",
     .scale_dtype = format_scale_f16,
     .accepts = accepts_v1,
@@ -305,6 +306,7 @@ const struct format format_gptq_v2 = {
     .help = "2, 3, 4 or 8 bits, symmetric or asymmetric, one geometry for the model. Loads in transformers (with "
             "gptqmodel) and, symmetric with 4 or 8 bits, in vLLM.",
     .runtimes = runtimes_v2,
+    .conv1d = true,
     .side_file = "quantize_config.json",
     .scale_dtype = format_scale_f16,
     .accepts = accepts_v2,

@@ -260,6 +260,7 @@ static int formats_judge(const struct format *format, const struct format_config
             return rc;
         }
     }
+    TRY(format_check_stored(format, config));
     return format->accepts_all == NULL ? 0 : format->accepts_all(config);
 }
 

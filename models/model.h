@@ -119,6 +119,9 @@ struct model_part {
     bool transposed, vector;
 };
 struct model_part model_part(const struct model *model, int64_t layer, const struct plan_module *module, bool bias);
+/* The first module after number `after` (-1: of all) of the layer *layer whose weight, or bias, is in this tensor
+ * together with others' or turned; -1: none. */
+int model_find_part(const struct model *model, const char *tensor, int after, int64_t *layer, bool *bias);
 /* The element of the tensor that is [row, col] of the module. */
 int64_t model_part_element(const struct model_part *part, int64_t row, int64_t col);
 /* Rows [first, first + count) as [count, cols], in the type that they are stored in. Memory: 32 lines of a matrix that

@@ -9,6 +9,7 @@
 #include "models/model_internal.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #define LINES 32 /* of a matrix stored by inputs, read at a time: as many elements of a row lie side by side then */
 
@@ -63,6 +64,36 @@ struct model_part model_part(const struct model *model, int64_t layer, const str
         part.first = stored->entries > 0 ? stored->entry * part.outputs * part.cols : 0;
     }
     return part;
+}
+
+static bool part_is_in(const struct plan_module *module, const char *path, bool bias)
+{
+    const struct plan_stored *stored = module->stored;
+    const char *name = bias ? stored->bias : stored->weight;
+    size_t length = strlen(module->path);
+
+    if (name != NULL) {
+        return (!bias || module->bias) && strcmp(name, path) == 0;
+    }
+    return !bias && strncmp(path, module->path, length) == 0 && strcmp(path + length, ".weight") == 0;
+}
+
+int model_find_part(const struct model *model, const char *tensor, int after, int64_t *layer, bool *bias)
+{
+    const char *path;
+    int64_t found = model_find_layer(model, tensor, &path);
+    const struct plan *plan = found >= 0 ? plans_layer(model->plans, found) : NULL;
+
+    for (int i = after + 1; plan != NULL && i < plan->module_count; i++) {
+        for (int k = 0; plan->modules[i].stored != NULL && k < 2; k++) {
+            if (part_is_in(&plan->modules[i], path, k == 1)) {
+                *layer = found;
+                *bias = k == 1;
+                return i;
+            }
+        }
+    }
+    return -1;
 }
 
 /* Which of the stored outputs is row n. */
