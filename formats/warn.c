@@ -56,5 +56,14 @@ int format_warn_experts(const struct format_config *config, json_t *warnings, co
 
 int format_warnings(const struct format *format, const struct format_config *config, json_t *warnings)
 {
+    const struct model_config *c = model_config(config->model);
+
+    if (!format->plain && config->count > 0 && c->arch->own_linears) {
+        format_warn(
+            warnings, "not_in_transformers",
+            "transformers 5.24 has a class of its own for the linears of %s, which what loads quantized linears "
+            "does not replace; format dense loads there",
+            c->arch->name);
+    }
     return format->warn != NULL ? format->warn(config, warnings) : 0;
 }

@@ -68,6 +68,11 @@ struct arch_latent {
 struct model_config;
 struct plan_builder; /* plan.h */
 
+/* What a family's config.json calls a member that others call `common`. */
+struct arch_alias {
+    const char *own, *common;
+};
+
 struct arch {
     const char *name;       /* "LlamaForCausalLM" */
     const char *model_type; /* what config.json's model_type must be where it is given */
@@ -79,11 +84,18 @@ struct arch {
     const char *embedding; /* the modules outside the layers: embedding, */
     const char *norm;      /* last norm, */
     const char *head;      /* output head */
-    const char *gguf;      /* what GGUF calls the architecture; NULL: nothing */
-    bool gguf_neighbours;  /* its runtime rotates a head's neighbouring elements, where the checkpoint rotates halves */
-    bool qkv_bias;         /* q, k and v always have biases */
-    bool attention_bias;   /* config.json's attention_bias applies: q, k, v and o */
-    bool mlp_bias;         /* config.json's mlp_bias applies */
+    const char *loaded_head; /* what transformers renames it to; NULL: nothing */
+    bool own_linears;      /* transformers has a class of its own for the linears: what replaces linears leaves them */
+    const char *positions; /* a table whose row is added to the embedding of the token there; NULL: none */
+    /* Names of members that the family has of its own, to {NULL}; NULL: none. */
+    const struct arch_alias *aliases;
+    /* Members that no other family has, after the others; NULL: none. */
+    int (*configure)(const json_t *config, struct model_config *c);
+    const char *gguf;     /* what GGUF calls the architecture; NULL: nothing */
+    bool gguf_neighbours; /* its runtime rotates a head's neighbouring elements, where the checkpoint rotates halves */
+    bool qkv_bias;        /* q, k and v always have biases */
+    bool attention_bias;  /* config.json's attention_bias applies: q, k, v and o */
+    bool mlp_bias;        /* config.json's mlp_bias applies */
     enum window_rule window;
     unsigned layer_types;   /* bits of enum layer_type that layer_types may name; 0: it is not read */
     bool ropes_by_type;     /* layers of a window have a rotary table of their own, number 1 */
@@ -97,6 +109,8 @@ struct arch {
     bool soft_caps;         /* attn_logit_softcapping and final_logit_softcapping apply */
     bool embedding_root;    /* embeddings are multiplied by the root of hidden_size */
     bool layer_norms;       /* norms are LayerNorms; else RMS norms */
+    bool norm_biases;       /* norms have biases, the last one too */
+    bool no_rope;           /* no layer rotates */
     bool unit_offset;       /* the factor of norms is 1 + weight */
     bool tied;              /* what a missing tie_word_embeddings means */
     bool biased;            /* what a missing attention_bias means */
@@ -113,6 +127,7 @@ struct arch {
         *sample; /* JSON: members for parts.c's sample, where the row does not take those that it has; NULL: none */
     /* What a member means that config.json lacks. 0: as many as heads; hidden_size / heads; no window. */
     int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
+    int64_t default_mlp;                                   /* intermediate_size / hidden_size; 0: it must be given */
     int64_t default_heads, default_vocab, default_pattern; /* 0: required; 0: required; no window */
     double default_rope_theta;                             /* 0: 10000 */
     double default_local_theta;                            /* of rotary table 1; 0: 10000 */
@@ -200,7 +215,9 @@ struct model_config {
     double attention_scale;                              /* of scores; 0: 1 / sqrt(head_dim) */
     double attention_cap, logit_cap;                     /* x becomes cap * tanh(x / cap); 0: as it is */
     struct rope_spec ropes[ROPE_TABLES_MAX];
-    int rope_count; /* 0: no layer rotates */
+    int rope_count;         /* 0: no layer rotates */
+    bool parallel;          /* attention and MLP read the layer's input side by side, */
+    int64_t parallel_norms; /* through as many norms */
 };
 
 /* NULL-terminated list of rows. */

@@ -130,7 +130,9 @@ int block_attention_heads(const struct block *block, const struct block_values *
 /* What surrounds the blocks. */
 struct head {
     struct tensor embedding; /* kept in its own dtype [V, h] */
+    struct tensor positions; /* F32 [positions, h], loaded with the embedding; data NULL = none */
     struct tensor norm;      /* F32 [h] */
+    struct tensor norm_bias; /* F32 [h]; data NULL = none */
     struct tensor lm_head;   /* own dtype [V, h]; the embedding's view when tied */
     bool tied;
 };
@@ -139,9 +141,10 @@ struct head {
 int head_load_embedding(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
 void head_deinit(struct head *head, const struct gpu *gpu);
-/* x [T, h] F32 = the embeddings of ids, with the configuration's factor. */
+/* x [T, h] F32 = the embeddings of ids, with the configuration's factor, and what is added for each position in
+ * sequences of `length`. ERR_INVALID_PARAMETER where there are fewer positions. */
 int head_embed(const struct head *head, const struct model_config *config, const struct gpu *gpu,
-               struct gpu_stream *stream, const struct tensor *x, const int32_t *ids);
+               struct gpu_stream *stream, const struct tensor *x, const int32_t *ids, int64_t length);
 /* logits [T, V] F32 = lm_head(norm(x)) with the configuration's factor; x is overwritten by its norm. */
 int head_logits(const struct head *head, const struct model_config *config, const struct gpu *gpu,
                 struct gpu_stream *stream, const struct tensor *x, const struct tensor *logits);

@@ -122,6 +122,36 @@ static int parse_biases(const json_t *config, struct model_config *c)
     return 0;
 }
 
+/* The configuration with what the family calls by names of its own under the common ones. New reference; NULL: no
+ * memory. */
+static json_t *common_names(const json_t *config, const struct arch *arch)
+{
+    AUTO_JSON json_t *common = json_copy((json_t *)config);
+
+    for (const struct arch_alias *a = arch->aliases; common != NULL && a != NULL && a->own != NULL; a++) {
+        json_t *value = json_object_get(config, a->own);
+        if (value != NULL && json_object_set(common, a->common, value) != 0) {
+            return NULL;
+        }
+    }
+    return MOVE(common);
+}
+
+static int parse_parts(const json_t *config, const json_t *text, struct model_config *c)
+{
+    TRY(config_shape(text, c));
+    TRY(config_latent(text, c));
+    TRY(parse_tied(config, text, c));
+    TRY(parse_biases(text, c));
+    TRY(config_activation(text, c));
+    TRY(config_norms(text, c));
+    TRY(config_layers(text, c));
+    TRY(config_rope(text, c));
+    TRY(config_factors(text, c));
+    TRY(config_experts(text, c));
+    return c->arch->configure != NULL ? c->arch->configure(text, c) : 0;
+}
+
 int arch_parse_config(const json_t *config, struct model_config *out)
 {
     AUTO_FREE struct model_config *c = NULL;
@@ -133,16 +163,11 @@ int arch_parse_config(const json_t *config, struct model_config *out)
     TRY(mem_new(&c));
     TRY(arch_check_float(config));
     TRY(find_arch(&text, c));
-    TRY(config_shape(text, c));
-    TRY(config_latent(text, c));
-    TRY(parse_tied(config, text, c));
-    TRY(parse_biases(text, c));
-    TRY(config_activation(text, c));
-    TRY(config_norms(text, c));
-    TRY(config_layers(text, c));
-    TRY(config_rope(text, c));
-    TRY(config_factors(text, c));
-    TRY(config_experts(text, c));
+    AUTO_JSON json_t *common = common_names(text, c->arch);
+    if (common == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for config.json");
+    }
+    TRY(parse_parts(config, common, c));
     *out = *c;
     return 0;
 }

@@ -384,6 +384,9 @@ static int parse_one_table(const json_t *config, struct model_config *c)
 
 int config_rope(const json_t *config, struct model_config *c)
 {
+    if (c->arch->no_rope) {
+        return 0;
+    }
     c->ropes[0].theta = c->arch->default_rope_theta > 0 ? c->arch->default_rope_theta : 10000;
     TRY(config_positive(config, "rope_theta", 1e15, &c->ropes[0].theta));
     return c->arch->ropes_by_type ? parse_two_tables(config, c) : parse_one_table(config, c);

@@ -14,7 +14,8 @@ int config_shape(const json_t *config, struct model_config *c)
     const struct arch *arch = c->arch;
 
     TRY(config_int(config, "hidden_size", CONFIG_HIDDEN_MAX, 0, &c->hidden_size));
-    TRY(config_int(config, "intermediate_size", CONFIG_WIDE_MAX, 0, &c->intermediate_size));
+    TRY(config_int(config, "intermediate_size", CONFIG_WIDE_MAX, arch->default_mlp * c->hidden_size,
+                   &c->intermediate_size));
     TRY(config_int(config, "num_hidden_layers", ARCH_LAYERS_MAX, 0, &c->num_layers));
     TRY(config_int(config, "num_attention_heads", CONFIG_HEADS_MAX, arch->default_heads, &c->num_heads));
     TRY(config_int(config, "vocab_size", CONFIG_VOCAB_MAX, arch->default_vocab, &c->vocab_size));

@@ -161,8 +161,14 @@ static bool check_is_known(const struct model *model, const char *name)
     const char *path;
     int64_t layer = model_find_layer(model, name, &path);
 
-    if (strcmp(name, model->embedding) == 0 || strcmp(name, model->norm) == 0 || strcmp(name, model->head) == 0 ||
-        model_is_rotary_table(model, name)) {
+    const char *const outside[] = {model->embedding, model->norm, model->head, model->norm_bias, model->positions};
+
+    for (size_t i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
+        if (strcmp(name, outside[i]) == 0) { /* no name is empty */
+            return true;
+        }
+    }
+    if (model_is_rotary_table(model, name)) {
         return true;
     }
     return layer >= 0 && is_layer_tensor(plans_layer(model->plans, layer), path);
@@ -174,6 +180,12 @@ int model_check_tensors(const struct model *model)
 
     TRY(check_tensor_shape(model, model->embedding, config->vocab_size, config->hidden_size));
     TRY(check_tensor_shape(model, model->norm, config->hidden_size, 0));
+    if (model->norm_bias[0] != '\0') {
+        TRY(check_tensor_shape(model, model->norm_bias, config->hidden_size, 0));
+    }
+    if (model->positions[0] != '\0') {
+        TRY(check_tensor_shape(model, model->positions, config->max_position, config->hidden_size));
+    }
     if (!config->tie_word_embeddings || model_find(model, model->head).file != NULL) {
         TRY(check_tensor_shape(model, model->head, config->vocab_size, config->hidden_size));
     }

@@ -68,6 +68,12 @@ int model_names_find(struct model *model)
     layout_name(&model->layout, arch->embedding, ".weight", model->embedding);
     layout_name(&model->layout, arch->norm, ".weight", model->norm);
     layout_name(&model->layout, arch->head, ".weight", model->head);
+    if (arch->norm_biases) {
+        layout_name(&model->layout, arch->norm, ".bias", model->norm_bias);
+    }
+    if (arch->positions != NULL) {
+        layout_name(&model->layout, arch->positions, ".weight", model->positions);
+    }
     return 0;
 }
 
@@ -87,7 +93,10 @@ int model_spellings(const struct model *model, const char *name, char out[MODEL_
 
     snprintf(out[0], PLAN_NAME_MAX, "%s", name);
     if (model->config.composite == NULL) {
-        return 1;
+        const char *loaded = model->config.arch->loaded_head;
+        bool renamed = loaded != NULL && strcmp(name, head) == 0;
+        snprintf(out[1], PLAN_NAME_MAX, "%s", renamed ? loaded : name);
+        return renamed ? 2 : 1;
     }
     snprintf(old_head, sizeof(old_head), "%s%s", old->head, head);
     bool found = respell(name, new->model, old->model, out[1]) || respell(name, old->model, new->model, out[1]) ||
@@ -123,6 +132,16 @@ const char *model_embedding_name(const struct model *model)
 const char *model_norm_name(const struct model *model)
 {
     return model->norm;
+}
+
+const char *model_norm_bias_name(const struct model *model)
+{
+    return model->norm_bias[0] != '\0' ? model->norm_bias : NULL;
+}
+
+const char *model_positions_name(const struct model *model)
+{
+    return model->positions[0] != '\0' ? model->positions : NULL;
 }
 
 const char *model_head_name(const struct model *model)

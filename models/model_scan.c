@@ -127,7 +127,7 @@ static int check_bare(const struct model *model, void *buffer, model_tick tick, 
 
 int model_check_outside(const struct model *model, model_tick tick, void *data)
 {
-    const char *const names[] = {model->norm, model->embedding, model->head};
+    const char *const names[] = {model->norm, model->embedding, model->norm_bias, model->positions, model->head};
     AUTO_FREE float *buffer = NULL;
     bool tied = true;
 
@@ -136,9 +136,9 @@ int model_check_outside(const struct model *model, model_tick tick, void *data)
     if (model->bare != NULL) {
         return check_bare(model, buffer, tick, data);
     }
-    for (int i = 0; i < (tied ? 2 : 3); i++) {
+    for (int i = 0; i < (tied ? 4 : 5); i++) {
         const struct model_tensor tensor = model_find(model, names[i]);
-        TRY(scan_tensor(&tensor, buffer, tick, data));
+        TRY(tensor.file != NULL ? scan_tensor(&tensor, buffer, tick, data) : 0);
     }
     return 0;
 }

@@ -117,7 +117,7 @@ static int embed_batches(const struct microbatches *batches, struct activations 
         struct microbatch b = microbatches_at(batches, plan, i);
         microbatch_place(&b, 0, store, gpu);
         const struct tensor x = block_value(&b.values, 0);
-        TRY(head_embed(head, config, gpu, stream, &x, batches->set->ids + b.first));
+        TRY(head_embed(head, config, gpu, stream, &x, batches->set->ids + b.first, batches->set->length));
         TRY(microbatch_write(&b, 0, store, gpu, stream));
     }
     return activations_turn(store);

@@ -23,6 +23,8 @@ int families_mlp(struct plan_builder *b, const struct model_config *c, int in);
 /* A norm of the family's kind over `size` columns at a time. */
 int families_norm(struct plan_builder *b, const struct model_config *c, int in, const char *path, const char *gguf,
                   int64_t size);
+/* Queries or keys, by one of the configuration's rotary tables. */
+int families_rotate(struct plan_builder *b, const struct model_config *c, int in, int table);
 /* The sum with what a half of the layer makes, which the configuration may give a factor. */
 int families_add(struct plan_builder *b, const struct model_config *c, int to, int what);
 
@@ -51,6 +53,20 @@ int families_latent_attention(struct plan_builder *b, const struct model_config 
 /* A choice of experts in an MLP's place, each a gated SiLU, and what a shared expert adds. */
 int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names);
 
+/* What families with fused linears call them, and how these are laid out. */
+struct family_fused {
+    const char *qkv, *out; /* outputs of qkv: all queries, all keys, all values; */
+    bool by_group;         /* or for each key head its queries, its key, its value */
+    const char *up, *down; /* up: of a gated MLP all of the gate, then all of up */
+    bool by_inputs;        /* their weights are stored [inputs, outputs] */
+};
+/* Attention with one linear for queries, keys and values. */
+int families_fused_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in,
+                             const struct family_fused *f);
+/* down(act(gate) * up) with gate and up in one linear, and down(act(up)). */
+int families_fused_mlp(struct plan_builder *b, const struct model_config *c, int in, const struct family_fused *f);
+int families_plain_mlp(struct plan_builder *b, const struct model_config *c, int in, const struct family_fused *f);
+
 /* The plan of a layer; returns its output. */
 int family_llama_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_qwen3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
@@ -63,7 +79,18 @@ int family_glm4_moe_plan(const struct model_config *c, int64_t layer, struct pla
 int family_ernie_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmoe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmo2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_phi3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_gpt_neox_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_falcon_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_gpt2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+
+/* Members of config.json that one family alone has. */
+int family_gpt_neox_configure(const json_t *config, struct model_config *c);
+int family_falcon_configure(const json_t *config, struct model_config *c);
+int family_gpt2_configure(const json_t *config, struct model_config *c);
 
 /* rows_experts.c: the rows of families with experts. */
 extern const struct arch arch_deepseek_v2, arch_deepseek_v3, arch_ernie_moe, arch_glm4_moe, arch_glm4_moe_lite,
     arch_olmoe, arch_qwen2_moe;
+/* rows_fused.c: those of families with fused linears. */
+extern const struct arch arch_falcon, arch_gpt2, arch_gpt_neox, arch_phi3;

@@ -13,7 +13,8 @@ int families_norm(struct plan_builder *b, const struct model_config *c, int in, 
                                    .gguf = gguf,
                                    .size = size,
                                    .kind = c->arch->layer_norms ? NORM_LAYER : NORM_RMS,
-                                   .unit_offset = c->arch->unit_offset};
+                                   .unit_offset = c->arch->unit_offset,
+                                   .bias = c->arch->norm_biases};
 
     return plan_normalize(b, in, &norm);
 }
@@ -23,7 +24,7 @@ int families_add(struct plan_builder *b, const struct model_config *c, int to, i
     return plan_add(b, to, c->residual_scale != 1 ? plan_scale(b, what, c->residual_scale) : what);
 }
 
-static int families_rotate(struct plan_builder *b, const struct model_config *c, int in, int table)
+int families_rotate(struct plan_builder *b, const struct model_config *c, int in, int table)
 {
     const struct plan_rope rope = {.head_dim = c->head_dim,
                                    .rotated = c->ropes[table].dims,

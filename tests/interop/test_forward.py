@@ -112,6 +112,24 @@ def olmo3(**more):
     return transformers.Olmo3Config(**{**SHAPE, "num_hidden_layers": 4, "sliding_window": 11, **more})
 
 
+def phi3(**more):
+    return transformers.Phi3Config(**{**SHAPE, "pad_token_id": 0, **more})
+
+
+def gpt_neox(**more):
+    shape = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
+    return transformers.GPTNeoXConfig(**{**shape, **more})
+
+
+def falcon(**more):
+    shape = {key: value for key, value in SHAPE.items() if key not in ("num_key_value_heads", "intermediate_size")}
+    return transformers.FalconConfig(**{**shape, **more})
+
+
+def gpt2(**more):
+    return transformers.GPT2Config(vocab_size=SHAPE["vocab_size"], n_embd=64, n_layer=3, n_head=4, n_positions=96, **more)
+
+
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32, "rope_theta": 500000.0}
 
@@ -188,6 +206,20 @@ CASES = {
     "olmo3": (olmo3, {}),
     "olmo3-layers": (olmo3, {"layer_types": WINDOWS, "rope_parameters": {
         "full_attention": {**YARN, "attention_factor": 1.2}, "sliding_attention": {"rope_type": "default", "rope_theta": 7000.0}}}),
+    "phi3": (phi3, {}),
+    "phi3-window": (phi3, {"sliding_window": 11, "num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "phi3-partial": (phi3, {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}}),
+    "gpt-neox": (gpt_neox, {}),
+    "gpt-neox-serial": (gpt_neox, {"use_parallel_residual": False, "hidden_act": "gelu_fast", "attention_bias": False,
+                                   "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0,
+                                                       "partial_rotary_factor": 1.0}}),
+    "falcon": (falcon, {}),
+    "falcon-groups": (falcon, {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True,
+                               "tie_word_embeddings": False}),
+    "falcon-groups-one-norm": (falcon, {"new_decoder_architecture": True, "num_kv_heads": 4, "num_ln_in_parallel_attn": 1}),
+    "falcon-serial": (falcon, {"parallel_attn": False, "multi_query": False, "ffn_hidden_size": 96}),
+    "gpt2": (gpt2, {}),
+    "gpt2-own-head": (gpt2, {"n_inner": 144, "activation_function": "relu", "tie_word_embeddings": False}),
     "qwen3-moe-one": (qwen3_moe, {"num_experts": 1, "num_experts_per_tok": 1}),
 }
 
@@ -322,7 +354,7 @@ def test_rope_as_older_files_word_it(scaling, tmp_path):
 
 
 @pytest.mark.parametrize("change, code, word", [
-    (lambda c: c.update(architectures=["GPT2LMHeadModel"]), "unsupported_architecture", "GPT2LMHeadModel"),
+    (lambda c: c.update(architectures=["BertLMHeadModel"]), "unsupported_architecture", "BertLMHeadModel"),
     (lambda c: c.update(hidden_act="gelu"), "unsupported_architecture", "gelu"),
     (lambda c: c.update(rope_parameters={"rope_type": "yarn", "factor": 4.0}), "invalid_model", "yarn"),
     (lambda c: c.update(quantization_config={"quant_method": "gptq"}), "already_quantized", "gptq"),

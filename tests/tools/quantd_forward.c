@@ -62,7 +62,7 @@ static int embed(struct forward *f)
     TRY(gpu_tensor_new(&f->gpu, DTYPE_F32, 2, shape, &f->x));
     int rc = head_load_embedding(f->model, &f->gpu, f->stream, &head);
     if (rc == 0) {
-        rc = head_embed(&head, model_config(f->model), &f->gpu, f->stream, &f->x, f->ids);
+        rc = head_embed(&head, model_config(f->model), &f->gpu, f->stream, &f->x, f->ids, f->length);
     }
     head_deinit(&head, &f->gpu);
     return rc;

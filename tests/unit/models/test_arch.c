@@ -175,7 +175,7 @@ static const struct {
     int code;
     const char *word;
 } refused[] = {
-    {"GPT2LMHeadModel", "{}", ERR_UNSUPPORTED_ARCHITECTURE, "GPT2LMHeadModel"},
+    {"BertLMHeadModel", "{}", ERR_UNSUPPORTED_ARCHITECTURE, "BertLMHeadModel"},
     {"LlamaForCausalLM", "{\"architectures\":[]}", ERR_UNSUPPORTED_ARCHITECTURE, "without a name"},
     {"LlamaForCausalLM", "{\"architectures\":null}", ERR_UNSUPPORTED_ARCHITECTURE, "without a name"},
     {"LlamaForCausalLM", "{\"architectures\":[3]}", ERR_UNSUPPORTED_ARCHITECTURE, "without a name"},
@@ -264,6 +264,19 @@ static const struct {
     {"LlamaForCausalLM", "{\"model_type\":\"qwen2\"}", ERR_INVALID_MODEL,
      "model_type \"qwen2\" contradicts architectures, LlamaForCausalLM"},
     {"LlamaForCausalLM", "{\"model_type\":7}", ERR_INVALID_MODEL, "model_type is not a string"},
+    {"Phi3ForCausalLM", "{\"partial_rotary_factor\":0.1}", ERR_INVALID_MODEL, "partial_rotary_factor"},
+    {"Phi3ForCausalLM", "{\"hidden_act\":\"mish\"}", ERR_UNSUPPORTED_ARCHITECTURE, "mish"},
+    {"FalconForCausalLM", "{\"alibi\":true}", ERR_UNSUPPORTED_ARCHITECTURE, "alibi"},
+    {"FalconForCausalLM", "{\"new_decoder_architecture\":true,\"num_kv_heads\":3}", ERR_INVALID_MODEL,
+     "num_kv_heads 3"},
+    {"FalconForCausalLM", "{\"new_decoder_architecture\":true,\"parallel_attn\":false}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "parallel_attn"},
+    {"FalconForCausalLM", "{\"num_ln_in_parallel_attn\":2}", ERR_UNSUPPORTED_ARCHITECTURE, "num_ln_in_parallel_attn"},
+    {"GPT2LMHeadModel", "{\"add_cross_attention\":true}", ERR_UNSUPPORTED_ARCHITECTURE, "add_cross_attention"},
+    {"GPT2LMHeadModel", "{\"scale_attn_by_inverse_layer_idx\":true}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "scale_attn_by_inverse_layer_idx"},
+    {"GPT2LMHeadModel", "{\"scale_attn_weights\":false}", ERR_UNSUPPORTED_ARCHITECTURE, "scale_attn_weights"},
+    {"GPT2LMHeadModel", "{\"n_head\":0}", ERR_INVALID_MODEL, "num_attention_heads"},
 };
 
 START_TEST(test_refused)
@@ -315,4 +328,44 @@ START_TEST(test_parts)
 }
 END_TEST
 
-UNIT_MAIN("arch", test_parts, test_llama, test_windows, test_rope, test_two_ropes, test_refused, test_too_many_modules)
+START_TEST(test_fused_families)
+{
+    struct model_config c;
+
+    ck_assert_rc_ok(small_config("Phi3ForCausalLM", "{\"partial_rotary_factor\":0.75}", &c));
+    ck_assert(c.ropes[0].dims == 12 && c.activation == ACTIVATION_SILU && c.rms_norm_eps == 1e-5);
+    ck_assert(has_module(&c, "self_attn.qkv_proj", 64 + 2 * 32, 64, false));
+    ck_assert(has_module(&c, "mlp.gate_up_proj", 2 * 96, 64, false));
+
+    ck_assert_rc_ok(small_config("GPTNeoXForCausalLM", "{\"num_key_value_heads\":4,\"layer_norm_eps\":1e-4}", &c));
+    ck_assert(c.ropes[0].dims == 4 && c.activation == ACTIVATION_GELU && c.rms_norm_eps == 1e-4 && c.parallel);
+    ck_assert(has_module(&c, "attention.query_key_value", 192, 64, true));
+    ck_assert(has_module(&c, "mlp.dense_4h_to_h", 64, 96, true));
+    ck_assert_rc_ok(small_config("GPTNeoXForCausalLM",
+                                 "{\"num_key_value_heads\":4,\"rotary_pct\":1,\"rotary_emb_base\":500,"
+                                 "\"attention_bias\":false,\"use_parallel_residual\":false}",
+                                 &c));
+    ck_assert(c.ropes[0].dims == 16 && c.ropes[0].theta == 500 && !c.parallel && !c.qkv_bias && c.mlp_bias);
+
+    ck_assert_rc_ok(small_config("FalconForCausalLM", "{\"num_key_value_heads\":null,\"intermediate_size\":null}", &c));
+    ck_assert(c.num_kv_heads == 1 && c.intermediate_size == 256 && c.tie_word_embeddings && c.parallel_norms == 1);
+    ck_assert(has_module(&c, "self_attention.query_key_value", 64 + 2 * 16, 64, false));
+    ck_assert_rc_ok(small_config("FalconForCausalLM",
+                                 "{\"new_decoder_architecture\":true,\"num_kv_heads\":2,\"bias\":true,"
+                                 "\"ffn_hidden_size\":80,\"activation\":\"relu\"}",
+                                 &c));
+    ck_assert(c.num_kv_heads == 2 && c.parallel_norms == 2 && c.activation == ACTIVATION_RELU);
+    ck_assert(has_module(&c, "mlp.dense_h_to_4h", 80, 64, true));
+
+    ck_assert_rc_ok(small_config("GPT2LMHeadModel",
+                                 "{\"hidden_size\":null,\"n_embd\":32,\"n_head\":2,\"n_layer\":3,\"n_inner\":null,"
+                                 "\"n_positions\":50,\"num_key_value_heads\":null}",
+                                 &c));
+    ck_assert(c.hidden_size == 32 && c.num_heads == 2 && c.num_layers == 3 && c.intermediate_size == 128);
+    ck_assert(c.max_position == 50 && c.rope_count == 0 && c.activation == ACTIVATION_GELU_TANH);
+    ck_assert(has_module(&c, "attn.c_attn", 96, 32, true) && has_module(&c, "mlp.c_fc", 128, 32, true));
+}
+END_TEST
+
+UNIT_MAIN("arch", test_parts, test_llama, test_windows, test_rope, test_two_ropes, test_refused, test_too_many_modules,
+          test_fused_families)

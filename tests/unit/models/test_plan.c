@@ -355,6 +355,39 @@ START_TEST(test_made_up)
 }
 END_TEST
 
+/* Norms, side by side or one for both; where factors go in families with fused linears. */
+START_TEST(test_fused_families)
+{
+    struct plans *plans = plans_of("FalconForCausalLM", "{\"num_key_value_heads\":null}");
+    const struct plan *plan = plans_layer(plans, 0);
+    static const char *const both[] = {"self_attention.query_key_value", "mlp.dense_h_to_4h"};
+
+    ck_assert_int_eq(plan->group_count, 3);
+    has_modules(plan, &plan->groups[0], both, 2);
+    ck_assert(plan->groups[0].fold.kind == FOLD_NORM && plan->norm_count == 1 && plan->norms[0].bias);
+    ck_assert(plan->groups[1].fold.kind == FOLD_NONE && plan->groups[1].fold.shared);
+    ck_assert_int_eq(plan->groups[2].fold.kind, FOLD_NONE); /* gelu lets no factor through */
+    ck_assert_int_eq(plan->groups[0].branch, plan->steps[plan->step_count - 1].in[1]);
+    ck_assert_int_eq(plan->groups[1].branch, made_by(plan, "self_attention.dense"));
+    plans_free(plans);
+
+    plans = plans_of("GPT2LMHeadModel", "{\"num_key_value_heads\":null}");
+    plan = plans_layer(plans, 0);
+    ck_assert_int_eq(plan_find_step(plan, STEP_ROPE), -1);
+    ck_assert(plan->groups[1].fold.kind == FOLD_ROWS && plan->groups[1].fold.rows.first == 128);
+    for (int i = 0; i < plan->module_count; i++) {
+        ck_assert(plan->modules[i].stored->transposed && plan->modules[i].stored->weight == NULL);
+    }
+    plans_free(plans);
+
+    plans = plans_of("Phi3ForCausalLM", "{}");
+    plan = plans_layer(plans, 0);
+    ck_assert(plan->groups[3].fold.kind == FOLD_ROWS && plan->groups[3].fold.rows.first == 96);
+    ck_assert_int_eq(plan->groups[3].residual, plan_find_module(plan, "mlp.down_proj"));
+    plans_free(plans);
+}
+END_TEST
+
 START_TEST(test_selections)
 {
     struct plans *plans;
@@ -388,4 +421,4 @@ START_TEST(test_selections)
 END_TEST
 
 UNIT_MAIN("plan", test_groups, test_passes, test_folds, test_families, test_norms_after, test_experts, test_made_up,
-          test_selections)
+          test_selections, test_fused_families)
