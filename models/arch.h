@@ -84,6 +84,8 @@ struct arch {
     const char *embedding; /* the modules outside the layers: embedding, */
     const char *norm;      /* last norm, */
     const char *head;      /* output head */
+    const char *prefix;    /* of all names but the head's, without which some exports are; NULL: none is */
+    const char *masks[2];  /* causal masks that old exports keep, by their names in a layer */
     const char *loaded_head; /* what transformers renames it to; NULL: nothing */
     bool own_linears;      /* transformers has a class of its own for the linears: what replaces linears leaves them */
     const char *positions; /* a table whose row is added to the embedding of the token there; NULL: none */

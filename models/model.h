@@ -73,7 +73,7 @@ int model_check_outside(const struct model *model, model_tick tick, void *data);
 /* ERR_NON_FINITE_VALUE for element `index` of a tensor. */
 int model_raise_nonfinite(const char *name, int64_t index);
 /* Whether this names a table of the rotary embedding (frequencies, cosines, sines), which old exports keep, of each
- * layer or of the model. It follows from config.json: nothing reads it. */
+ * layer or of the model, or a causal mask. It follows from config.json: nothing reads it. */
 bool model_is_rotary_table(const struct model *model, const char *name);
 /* Files of the checkpoint that are neither weights nor index: NULL-terminated names, to copy into artifacts. Those of
  * MODEL_TEMPLATES_FOLDER, the one folder that loaders read, have it in their names. */

@@ -143,6 +143,20 @@ static const char *after_rotary_owner(const struct model *model, const char *nam
                                                                                                 : NULL;
 }
 
+static bool is_mask(const struct model *model, const char *name)
+{
+    const char *const *masks = model->config.arch->masks;
+    const char *path;
+    bool layer = model_find_layer(model, name, &path) >= 0;
+
+    for (size_t i = 0; layer && i < sizeof(model->config.arch->masks) / sizeof(masks[0]); i++) {
+        if (masks[i] != NULL && strcmp(path, masks[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool model_is_rotary_table(const struct model *model, const char *name)
 {
     static const char *const tables[] = {"rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"};
@@ -153,7 +167,7 @@ bool model_is_rotary_table(const struct model *model, const char *name)
             return true;
         }
     }
-    return false;
+    return is_mask(model, name);
 }
 
 static bool check_is_known(const struct model *model, const char *name)

@@ -51,9 +51,21 @@ static int find_layout(const struct model *model, struct arch_layout *out)
     return 0;
 }
 
+/* How much of the row's names the checkpoint leaves out. */
+static size_t omitted_prefix(const struct model *model)
+{
+    const struct arch *arch = model->config.arch;
+    size_t prefix = arch->prefix != NULL ? strlen(arch->prefix) : 0;
+    char name[MODEL_NAME_MAX];
+
+    snprintf(name, sizeof(name), "%s.weight", arch->embedding + prefix);
+    return model_find(model, name).file != NULL ? prefix : 0;
+}
+
 int model_names_find(struct model *model)
 {
     const struct arch *arch = model->config.arch;
+    size_t omitted = omitted_prefix(model);
     char name[MODEL_NAME_MAX];
 
     TRY(find_layout(model, &model->layout));
@@ -62,17 +74,17 @@ int model_names_find(struct model *model)
         snprintf(name, sizeof(name), "%s.weight", arch->head);
         model->layout.head = model_find(model, name).file != NULL ? "" : model->layout.head;
     }
-    layout_name(&model->layout, arch->layers, "", model->layers);
-    layout_name(&model->layout, arch->embedding, "", model->embedding_module);
+    layout_name(&model->layout, arch->layers + omitted, "", model->layers);
+    layout_name(&model->layout, arch->embedding + omitted, "", model->embedding_module);
     layout_name(&model->layout, arch->head, "", model->head_module);
-    layout_name(&model->layout, arch->embedding, ".weight", model->embedding);
-    layout_name(&model->layout, arch->norm, ".weight", model->norm);
+    layout_name(&model->layout, arch->embedding + omitted, ".weight", model->embedding);
+    layout_name(&model->layout, arch->norm + omitted, ".weight", model->norm);
     layout_name(&model->layout, arch->head, ".weight", model->head);
     if (arch->norm_biases) {
-        layout_name(&model->layout, arch->norm, ".bias", model->norm_bias);
+        layout_name(&model->layout, arch->norm + omitted, ".bias", model->norm_bias);
     }
     if (arch->positions != NULL) {
-        layout_name(&model->layout, arch->positions, ".weight", model->positions);
+        layout_name(&model->layout, arch->positions + omitted, ".weight", model->positions);
     }
     return 0;
 }

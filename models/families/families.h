@@ -82,6 +82,7 @@ int family_olmo2_plan(const struct model_config *c, int64_t layer, struct plan_b
 int family_phi3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_gpt_neox_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_falcon_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_glm4_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_gpt2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 
 /* Members of config.json that one family alone has. */
@@ -93,4 +94,4 @@ int family_gpt2_configure(const json_t *config, struct model_config *c);
 extern const struct arch arch_deepseek_v2, arch_deepseek_v3, arch_ernie_moe, arch_glm4_moe, arch_glm4_moe_lite,
     arch_olmoe, arch_qwen2_moe;
 /* rows_fused.c: those of families with fused linears. */
-extern const struct arch arch_falcon, arch_gpt2, arch_gpt_neox, arch_phi3;
+extern const struct arch arch_falcon, arch_glm4, arch_gpt2, arch_gpt_neox, arch_phi3;

@@ -116,6 +116,10 @@ def phi3(**more):
     return transformers.Phi3Config(**{**SHAPE, "pad_token_id": 0, **more})
 
 
+def glm4(**more):
+    return transformers.Glm4Config(**{**SHAPE, "head_dim": 24, "pad_token_id": 0, "eos_token_id": [0], **more})
+
+
 def gpt_neox(**more):
     shape = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
     return transformers.GPTNeoXConfig(**{**shape, **more})
@@ -209,6 +213,8 @@ CASES = {
     "phi3": (phi3, {}),
     "phi3-window": (phi3, {"sliding_window": 11, "num_key_value_heads": 4, "tie_word_embeddings": True}),
     "phi3-partial": (phi3, {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}}),
+    "glm4": (glm4, {}),
+    "glm4-unbiased": (glm4, {"attention_bias": False, "num_key_value_heads": 4}),
     "gpt-neox": (gpt_neox, {}),
     "gpt-neox-serial": (gpt_neox, {"use_parallel_residual": False, "hidden_act": "gelu_fast", "attention_bias": False,
                                    "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0,
@@ -325,6 +331,20 @@ def test_composite(case, new, tmp_path):
         wanted = model(torch.from_numpy(ids.astype(numpy.int64))).logits.numpy().reshape(-1, SHAPE["vocab_size"])
     found = forward(tmp_path / "model", ids, tmp_path)
     assert numpy.abs(found - wanted).max() / numpy.abs(wanted).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("build, prefix, masks", [
+    (gpt2, "transformer.", {"attn.bias": torch.ones(1, 1, 96, 96).tril(), "attn.masked_bias": torch.tensor(-1e4)}),
+    (gpt_neox, "", {"attention.bias": torch.ones(1, 1, 96, 96).tril().bool(), "attention.masked_bias": torch.tensor(-1e9)})])
+def test_as_published(build, prefix, masks, tmp_path):
+    """Names without the prefix of the class, and the causal masks that old exports keep."""
+    make(build()).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    layers = "transformer.h.%d." if build is gpt2 else "gpt_neox.layers.%d."
+    tensors.update({layers % layer + name: mask.clone() for layer in range(3) for name, mask in masks.items()})
+    safetensors.torch.save_file({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, path, {"format": "pt"})
+    compare(tmp_path / "model", tmp_path)
 
 
 def rewrite_config(directory, change):

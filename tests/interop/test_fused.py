@@ -67,7 +67,8 @@ def family(request, quantd, checkpoints):
 
 
 def logits_of(folder, ids, **options):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options).eval()
+    options = {"dtype": torch.float32, "attn_implementation": "eager", **options}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
     with torch.inference_mode():
         return model(ids).logits.float().numpy()
 
@@ -166,5 +167,5 @@ def test_bitsandbytes(quantd, tokens, family, tmp_path):
     if name != "gpt2":
         pytest.skip("not stored by inputs")
     job = run(quantd, tokens, model, "nf4", "bitsandbytes", {})
-    found = logits_of(quantd.download(job, tmp_path / "artifact"), tokens[0])
-    assert job["result"]["perplexity_after"] == pytest.approx(perplexity(found, tokens[0]), rel=2e-2)
+    found = logits_of(quantd.download(job, tmp_path / "artifact"), tokens[0], dtype=torch.bfloat16)
+    assert job["result"]["perplexity_after"] == pytest.approx(perplexity(found, tokens[0]), rel=3e-2)
