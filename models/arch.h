@@ -89,6 +89,8 @@ struct arch {
     const char *loaded_head; /* what transformers renames it to; NULL: nothing */
     bool own_linears;      /* transformers has a class of its own for the linears: what replaces linears leaves them */
     const char *positions; /* a table whose row is added to the embedding of the token there; NULL: none */
+    int64_t position_row;  /* of that table: the first token's */
+    bool head_bias;        /* the output head has one */
     /* Names of members that the family has of its own, to {NULL}; NULL: none. */
     const struct arch_alias *aliases;
     /* Members that no other family has, after the others; NULL: none. */

@@ -130,10 +130,11 @@ int block_attention_heads(const struct block *block, const struct block_values *
 /* What surrounds the blocks. */
 struct head {
     struct tensor embedding; /* kept in its own dtype [V, h] */
-    struct tensor positions; /* F32 [positions, h], loaded with the embedding; data NULL = none */
+    struct tensor positions; /* F32 [rows, h], loaded with the embedding; data NULL = none */
     struct tensor norm;      /* F32 [h] */
     struct tensor norm_bias; /* F32 [h]; data NULL = none */
     struct tensor lm_head;   /* own dtype [V, h]; the embedding's view when tied */
+    struct tensor head_bias; /* F32 [V]; data NULL = none */
     bool tied;
 };
 /* Both fill a zeroed (or partly filled) head; a tied output loads the embedding when it is not there yet. On failure

@@ -47,11 +47,12 @@ int head_embed(const struct head *head, const struct model_config *config, const
     if (head->positions.data == NULL) {
         return 0;
     }
-    if (length > head->positions.shape[0]) {
+    int64_t first = config->arch->position_row;
+    if (length > head->positions.shape[0] - first) {
         return err_raise(ERR_INVALID_PARAMETER, "sequences of %lld tokens: the model has %lld positions",
-                         (long long)length, (long long)head->positions.shape[0]);
+                         (long long)length, (long long)(head->positions.shape[0] - first));
     }
-    const struct tensor positions = tensor_rows(&head->positions, 0, length);
+    const struct tensor positions = tensor_rows(&head->positions, first, length);
     for (int64_t at = 0; at < x->shape[0]; at += length) {
         const struct tensor rows = tensor_rows(x, at, length);
         TRY(gpu->ops->add(stream, &rows, &positions));
@@ -61,9 +62,10 @@ int head_embed(const struct head *head, const struct model_config *config, const
 
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
 {
-    const char *bias = model_norm_bias_name(model);
+    const char *bias = model_norm_bias_name(model), *head_bias_name = model_head_bias_name(model);
     AUTO_TENSOR(norm, gpu);
     AUTO_TENSOR(norm_bias, gpu);
+    AUTO_TENSOR(head_bias, gpu);
     struct tensor lm_head = {0};
     bool tied = false;
 
@@ -72,6 +74,9 @@ int head_load_output(const struct model *model, const struct gpu *gpu, struct gp
     if (bias != NULL) {
         TRY(model_load_tensor(model, bias, DTYPE_F32, gpu, stream, &norm_bias));
     }
+    if (head_bias_name != NULL) {
+        TRY(model_load_tensor(model, head_bias_name, DTYPE_F32, gpu, stream, &head_bias));
+    }
     int rc = tied ? head_load_embedding(model, gpu, stream, out)
                   : model_load_tensor(model, model_head_name(model), DTYPE_COUNT, gpu, stream, &lm_head);
     if (rc != 0) {
@@ -79,6 +84,7 @@ int head_load_output(const struct model *model, const struct gpu *gpu, struct gp
     }
     out->norm = tensor_move(&norm);
     out->norm_bias = tensor_move(&norm_bias);
+    out->head_bias = tensor_move(&head_bias);
     out->tied = tied;
     out->lm_head = tied ? out->embedding : lm_head;
     return 0;
@@ -93,6 +99,7 @@ void head_deinit(struct head *head, const struct gpu *gpu)
     gpu_tensor_free(gpu, &head->positions);
     gpu_tensor_free(gpu, &head->norm);
     gpu_tensor_free(gpu, &head->norm_bias);
+    gpu_tensor_free(gpu, &head->head_bias);
     *head = (struct head){0};
 }
 
@@ -105,6 +112,6 @@ int head_logits(const struct head *head, const struct model_config *config, cons
                                   .eps = (float)config->rms_norm_eps};
 
     TRY(gpu->ops->norm(stream, x, x, &head->norm, head->norm_bias.data != NULL ? &head->norm_bias : NULL, &norm));
-    TRY(gpu->ops->linear(stream, logits, x, &head->lm_head, NULL));
+    TRY(gpu->ops->linear(stream, logits, x, &head->lm_head, head->head_bias.data != NULL ? &head->head_bias : NULL));
     return config->logit_scale == 1 ? 0 : gpu->ops->combine(stream, logits, config->logit_scale, logits, 0, NULL);
 }

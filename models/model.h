@@ -132,6 +132,7 @@ const char *model_embedding_name(const struct model *model); /* "model.embed_tok
 const char *model_norm_name(const struct model *model);
 const char *model_norm_bias_name(const struct model *model); /* NULL: the last norm has no bias */
 const char *model_positions_name(const struct model *model); /* NULL: there is no table of positions */
+const char *model_head_bias_name(const struct model *model); /* NULL: the head has no bias */
 const char *model_head_name(const struct model *model);      /* whether or not there is such a tensor */
 /* tokenizer.json text or ERR_NOT_FOUND. Caller frees. */
 int model_read_tokenizer(const struct model *model, char **json, size_t *size);

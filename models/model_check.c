@@ -175,7 +175,8 @@ static bool check_is_known(const struct model *model, const char *name)
     const char *path;
     int64_t layer = model_find_layer(model, name, &path);
 
-    const char *const outside[] = {model->embedding, model->norm, model->head, model->norm_bias, model->positions};
+    const char *const outside[] = {model->embedding, model->norm,      model->head,
+                                   model->norm_bias, model->positions, model->head_bias};
 
     for (size_t i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
         if (strcmp(name, outside[i]) == 0) { /* no name is empty */
@@ -198,7 +199,11 @@ int model_check_tensors(const struct model *model)
         TRY(check_tensor_shape(model, model->norm_bias, config->hidden_size, 0));
     }
     if (model->positions[0] != '\0') {
-        TRY(check_tensor_shape(model, model->positions, config->max_position, config->hidden_size));
+        TRY(check_tensor_shape(model, model->positions, config->max_position + config->arch->position_row,
+                               config->hidden_size));
+    }
+    if (model->head_bias[0] != '\0') {
+        TRY(check_tensor_shape(model, model->head_bias, config->vocab_size, 0));
     }
     if (!config->tie_word_embeddings || model_find(model, model->head).file != NULL) {
         TRY(check_tensor_shape(model, model->head, config->vocab_size, config->hidden_size));

@@ -86,6 +86,9 @@ int model_names_find(struct model *model)
     if (arch->positions != NULL) {
         layout_name(&model->layout, arch->positions + omitted, ".weight", model->positions);
     }
+    if (arch->head_bias) {
+        layout_name(&model->layout, arch->head, ".bias", model->head_bias);
+    }
     return 0;
 }
 
@@ -154,6 +157,11 @@ const char *model_norm_bias_name(const struct model *model)
 const char *model_positions_name(const struct model *model)
 {
     return model->positions[0] != '\0' ? model->positions : NULL;
+}
+
+const char *model_head_bias_name(const struct model *model)
+{
+    return model->head_bias[0] != '\0' ? model->head_bias : NULL;
 }
 
 const char *model_head_name(const struct model *model)

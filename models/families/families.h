@@ -8,6 +8,11 @@
     .layers = "model.layers.", .attention = "self_attn", .embedding = "model.embed_tokens", .norm = "model.norm", \
     .head = "lm_head"
 
+/* What an MLP without a gate, or a gate, may be activated by. */
+#define ACTIVATIONS_PLAIN                                                                                 \
+    (1U << ACTIVATION_SILU | 1U << ACTIVATION_GELU | 1U << ACTIVATION_GELU_TANH | 1U << ACTIVATION_RELU | \
+     1U << ACTIVATION_RELU2)
+
 /* What the norms of queries and keys, before their rotation, are over. */
 enum family_norms {
     FAMILY_NORMS_NONE,
@@ -19,6 +24,9 @@ enum family_norms {
  * which is to be added to the residual stream, through a norm where a family has one there. */
 int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in,
                        enum family_norms norms);
+/* The same with another path for the last linear. */
+int families_attention_into(struct plan_builder *b, const struct model_config *c, int64_t layer, int in,
+                            enum family_norms norms, const char *last);
 int families_mlp(struct plan_builder *b, const struct model_config *c, int in);
 /* A norm of the family's kind over `size` columns at a time. */
 int families_norm(struct plan_builder *b, const struct model_config *c, int in, const char *path, const char *gguf,
@@ -84,14 +92,23 @@ int family_gpt_neox_plan(const struct model_config *c, int64_t layer, struct pla
 int family_falcon_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_glm4_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_gpt2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_opt_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_starcoder2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_phi_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_nemotron_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 
 /* Members of config.json that one family alone has. */
 int family_gpt_neox_configure(const json_t *config, struct model_config *c);
 int family_falcon_configure(const json_t *config, struct model_config *c);
 int family_gpt2_configure(const json_t *config, struct model_config *c);
+int family_opt_configure(const json_t *config, struct model_config *c);
+int family_starcoder2_configure(const json_t *config, struct model_config *c);
+int family_phi_configure(const json_t *config, struct model_config *c);
 
 /* rows_experts.c: the rows of families with experts. */
 extern const struct arch arch_deepseek_v2, arch_deepseek_v3, arch_ernie_moe, arch_glm4_moe, arch_glm4_moe_lite,
     arch_olmoe, arch_qwen2_moe;
 /* rows_fused.c: those of families with fused linears. */
 extern const struct arch arch_falcon, arch_glm4, arch_gpt2, arch_gpt_neox, arch_phi3;
+/* rows_plain.c: those of families with layer norms and separate linears. */
+extern const struct arch arch_nemotron, arch_opt, arch_phi, arch_starcoder2;

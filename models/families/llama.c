@@ -37,6 +37,12 @@ int families_rotate(struct plan_builder *b, const struct model_config *c, int in
 int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in,
                        enum family_norms norms)
 {
+    return families_attention_into(b, c, layer, in, norms, "self_attn.o_proj");
+}
+
+int families_attention_into(struct plan_builder *b, const struct model_config *c, int64_t layer, int in,
+                            enum family_norms norms, const char *last)
+{
     const struct plan_attention attention = {.heads = c->num_heads,
                                              .kv_heads = c->num_kv_heads,
                                              .head_dim = c->head_dim,
@@ -60,7 +66,7 @@ int families_attention(struct plan_builder *b, const struct model_config *c, int
         k = families_rotate(b, c, k, arch_key_rope(c, layer));
     }
     int out = plan_attend(b, q, k, v, &attention);
-    return plan_linear(b, out, "self_attn.o_proj", "attn_output", c->hidden_size, c->o_bias);
+    return plan_linear(b, out, last, "attn_output", c->hidden_size, c->o_bias);
 }
 
 int families_mlp(struct plan_builder *b, const struct model_config *c, int in)

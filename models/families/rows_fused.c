@@ -4,10 +4,6 @@
 
 #include <stddef.h>
 
-#define ACTIVATIONS_PLAIN                                                                                 \
-    (1U << ACTIVATION_SILU | 1U << ACTIVATION_GELU | 1U << ACTIVATION_GELU_TANH | 1U << ACTIVATION_RELU | \
-     1U << ACTIVATION_RELU2)
-
 const struct arch arch_phi3 = {
     .name = "Phi3ForCausalLM",
     .model_type = "phi3",

@@ -134,6 +134,24 @@ def gpt2(**more):
     return transformers.GPT2Config(vocab_size=SHAPE["vocab_size"], n_embd=64, n_layer=3, n_head=4, n_positions=96, **more)
 
 
+def opt(**more):
+    shape = {key: value for key, value in SHAPE.items()
+             if key not in ("num_key_value_heads", "intermediate_size", "initializer_range")}
+    return transformers.OPTConfig(**{**shape, "ffn_dim": 176, "init_std": 0.15, **more})
+
+
+def starcoder2(**more):
+    return transformers.Starcoder2Config(**{**SHAPE, **more})
+
+
+def phi(**more):
+    return transformers.PhiConfig(**{**SHAPE, **more})
+
+
+def nemotron(**more):
+    return transformers.NemotronConfig(**{**SHAPE, **more})
+
+
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32, "rope_theta": 500000.0}
 
@@ -226,6 +244,20 @@ CASES = {
     "falcon-serial": (falcon, {"parallel_attn": False, "multi_query": False, "ffn_hidden_size": 96}),
     "gpt2": (gpt2, {}),
     "gpt2-own-head": (gpt2, {"n_inner": 144, "activation_function": "relu", "tie_word_embeddings": False}),
+    "opt": (opt, {}),
+    "opt-no-biases": (opt, {"enable_bias": False, "activation_function": "gelu", "tie_word_embeddings": False}),
+    "starcoder2": (starcoder2, {}),
+    "starcoder2-window": (starcoder2, {"sliding_window": 11, "use_bias": False, "tie_word_embeddings": False,
+                                       "hidden_act": "gelu"}),
+    "phi": (phi, {}),
+    "phi-all-heads": (phi, {"num_key_value_heads": 4, "hidden_act": "relu",
+                            "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0,
+                                                "partial_rotary_factor": 0.25}}),
+    "nemotron": (nemotron, {}),
+    "nemotron-biases": (nemotron, {"attention_bias": True, "mlp_bias": True, "head_dim": 24,
+                                   "tie_word_embeddings": True,
+                                   "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
+                                                       "partial_rotary_factor": 0.75}}),
     "qwen3-moe-one": (qwen3_moe, {"num_experts": 1, "num_experts_per_tok": 1}),
 }
 

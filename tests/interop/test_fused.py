@@ -1,4 +1,5 @@
-"""Artifacts of families whose linears are fused, side by side or stored by inputs, loaded by transformers.
+"""Artifacts of families whose linears are fused, side by side or stored by inputs, or whose norms have biases, loaded by
+transformers.
 
 A dense artifact of a job is what the daemon computed with, as float weights. The same job's result in another format must
 give its logits."""
@@ -27,10 +28,16 @@ FAMILIES = {
     "falcon": lambda: transformers.FalconConfig(**SHAPE, new_decoder_architecture=True, num_kv_heads=2, tie_word_embeddings=False),
     "gpt2": lambda: transformers.GPT2Config(vocab_size=SHAPE["vocab_size"], n_embd=128, n_layer=2, n_head=4, n_positions=256,
                                             bos_token_id=0, eos_token_id=0, initializer_range=0.08),
+    "opt": lambda: transformers.OPTConfig(**{key: value for key, value in SHAPE.items() if key != "initializer_range"},
+                                          ffn_dim=256, init_std=0.08),
+    "starcoder2": lambda: transformers.Starcoder2Config(**SHAPE, **LLAMA_LIKE, sliding_window=24),
+    "phi": lambda: transformers.PhiConfig(**SHAPE, **LLAMA_LIKE),
+    "nemotron": lambda: transformers.NemotronConfig(**SHAPE, **LLAMA_LIKE),
 }
 # What each family's linears are called, for the check that an artifact has them quantized.
 LINEARS = {"phi3": "self_attn.qkv_proj", "phi3-heads": "mlp.gate_up_proj", "gpt_neox": "attention.query_key_value",
-           "falcon": "self_attention.query_key_value", "gpt2": "attn.c_attn"}
+           "falcon": "self_attention.query_key_value", "gpt2": "attn.c_attn",
+           "opt": "fc1", "starcoder2": "mlp.c_fc", "phi": "self_attn.dense", "nemotron": "mlp.down_proj"}
 
 NOT_IN_GPTQMODEL = {"falcon": "transformers has a class of its own for Falcon's linears, which GPTQModel does not replace",
                     "gpt2": "transformers 5.24 fails to initialize a GPT-2 whose linears GPTQModel has replaced"}

@@ -277,6 +277,16 @@ static const struct {
      "scale_attn_by_inverse_layer_idx"},
     {"GPT2LMHeadModel", "{\"scale_attn_weights\":false}", ERR_UNSUPPORTED_ARCHITECTURE, "scale_attn_weights"},
     {"GPT2LMHeadModel", "{\"n_head\":0}", ERR_INVALID_MODEL, "num_attention_heads"},
+    {"OPTForCausalLM", "{\"do_layer_norm_before\":false}", ERR_UNSUPPORTED_ARCHITECTURE, "do_layer_norm_before"},
+    {"OPTForCausalLM", "{\"layer_norm_elementwise_affine\":false}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "layer_norm_elementwise_affine"},
+    {"OPTForCausalLM", "{\"_remove_final_layer_norm\":true}", ERR_UNSUPPORTED_ARCHITECTURE, "_remove_final_layer_norm"},
+    {"OPTForCausalLM", "{\"word_embed_proj_dim\":32}", ERR_UNSUPPORTED_ARCHITECTURE, "word_embed_proj_dim"},
+    {"OPTForCausalLM", "{\"activation_function\":\"tanh\"}", ERR_UNSUPPORTED_ARCHITECTURE, "tanh"},
+    {"Starcoder2ForCausalLM", "{\"use_bias\":7}", ERR_INVALID_MODEL, "use_bias"},
+    {"PhiForCausalLM", "{\"qk_layernorm\":true}", ERR_UNSUPPORTED_ARCHITECTURE, "qk_layernorm"},
+    {"PhiForCausalLM", "{\"partial_rotary_factor\":0.2}", ERR_INVALID_MODEL, "partial_rotary_factor"},
+    {"NemotronForCausalLM", "{\"norm_eps\":-1}", ERR_INVALID_MODEL, "norm_eps"},
 };
 
 START_TEST(test_refused)

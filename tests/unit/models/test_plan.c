@@ -388,6 +388,44 @@ START_TEST(test_fused_families)
 }
 END_TEST
 
+/* An MLP without a gate: relu lets factors through to the rows before it, other activations do not. */
+START_TEST(test_families_without_gates)
+{
+    static const char *const both[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.fc1"};
+    struct plans *plans = plans_of("OPTForCausalLM", "{\"num_key_value_heads\":null}");
+    const struct plan *plan = plans_layer(plans, 0);
+
+    ck_assert_int_eq(plan->group_count, 4);
+    ck_assert_int_eq(plan_find_step(plan, STEP_ROPE), -1);
+    ck_assert(plan->groups[0].fold.kind == FOLD_NORM && plan->groups[1].fold.attention);
+    ck_assert(plan->groups[3].fold.kind == FOLD_ROWS && plan->groups[3].fold.module == plan_find_module(plan, "fc1"));
+    for (int i = 0; i < plan->module_count; i++) {
+        ck_assert(plan->modules[i].bias);
+    }
+    plans_free(plans);
+
+    plans = plans_of("PhiForCausalLM", "{}");
+    plan = plans_layer(plans, 0);
+    has_modules(plan, &plan->groups[0], both, 4);
+    ck_assert(plan->groups[0].fold.kind == FOLD_NORM && plan->norm_count == 1);
+    ck_assert_int_eq(plan->groups[2].fold.kind, FOLD_NONE);
+    ck_assert_int_eq(plan->steps[plan_find_step(plan, STEP_ROPE)].rope.rotated, 8);
+    plans_free(plans);
+
+    plans = plans_of("NemotronForCausalLM", "{}");
+    plan = plans_layer(plans, 0);
+    ck_assert(plan->norms[0].kind == NORM_LAYER && plan->norms[0].unit_offset && plan->norms[0].bias);
+    ck_assert_int_eq(plan->groups[3].fold.kind, FOLD_NONE); /* a squared relu squares factors */
+    plans_free(plans);
+
+    plans = plans_of("Starcoder2ForCausalLM", "{\"sliding_window\":7}");
+    plan = plans_layer(plans, 0);
+    ck_assert_int_eq(plan->steps[plan_find_step(plan, STEP_ATTENTION)].attention.window, 7);
+    ck_assert(plan->groups[2].fold.kind == FOLD_NORM && !plan->norms[0].unit_offset && plan->norms[0].bias);
+    plans_free(plans);
+}
+END_TEST
+
 START_TEST(test_selections)
 {
     struct plans *plans;
@@ -421,4 +459,4 @@ START_TEST(test_selections)
 END_TEST
 
 UNIT_MAIN("plan", test_groups, test_passes, test_folds, test_families, test_norms_after, test_experts, test_made_up,
-          test_selections, test_fused_families)
+          test_selections, test_fused_families, test_families_without_gates)
