@@ -41,6 +41,13 @@ POST_NORMS = {
     "olmo2": ("bfloat16", 1, {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "rope_theta": 500000.0,
                               "num_key_value_heads": 4}),
 }
+# Layer norms with biases, an MLP without a gate; every linear with a bias, or norms whose factor is 1 + weight. Their digests are not kept.
+LAYER_NORMS = {
+    "opt": ("float16", 1, {"architectures": ["OPTForCausalLM"], "model_type": "opt", "ffn_dim": 256, "activation_function": "relu",
+                           "num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "nemotron": ("bfloat16", 1, {"architectures": ["NemotronForCausalLM"], "model_type": "nemotron", "hidden_act": "relu2",
+                                 "norm_eps": 1e-5, "partial_rotary_factor": 0.5}),
+}
 ALL = {**FAMILIES, **EXPERTS, **POST_NORMS}
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
@@ -88,12 +95,40 @@ def tensors(config):
         yield "lm_head.weight", (config["vocab_size"], hidden)
 
 
+def layer_norm_tensors(config):
+    """The same of those with layer norms: (paths, prefix, norms of a layer, last norm, MLP)."""
+    hidden, mlp, biased = config["hidden_size"], config["intermediate_size"], config["model_type"] == "opt"
+    head = hidden // config["num_attention_heads"]
+    kv = head * config["num_key_value_heads"]
+    prefix = "model.decoder." if biased else "model."
+    norms = ("self_attn_layer_norm", "final_layer_norm") if biased else ("input_layernorm", "post_attention_layernorm")
+    up, down = ("fc1", "fc2") if biased else ("mlp.up_proj", "mlp.down_proj")
+    linears = [("self_attn.q_proj", hidden, hidden), ("self_attn.k_proj", kv, hidden), ("self_attn.v_proj", kv, hidden),
+               ("self_attn.out_proj" if biased else "self_attn.o_proj", hidden, hidden), (up, mlp, hidden), (down, hidden, mlp)]
+    yield prefix + "embed_tokens.weight", (config["vocab_size"], hidden)
+    if biased:
+        yield prefix + "embed_positions.weight", (config["max_position_embeddings"] + 2, hidden)
+    for layer in range(config["num_hidden_layers"]):
+        for norm in norms:
+            yield "%slayers.%d.%s.weight" % (prefix, layer, norm), (hidden,)
+            yield "%slayers.%d.%s.bias" % (prefix, layer, norm), (hidden,)
+        for name, rows, cols in linears:
+            yield "%slayers.%d.%s.weight" % (prefix, layer, name), (rows, cols)
+            if biased:
+                yield "%slayers.%d.%s.bias" % (prefix, layer, name), (rows,)
+    last = prefix + ("final_layer_norm" if biased else "norm")
+    yield last + ".weight", (hidden,)
+    yield last + ".bias", (hidden,)
+    if not config.get("tie_word_embeddings"):
+        yield "lm_head.weight", (config["vocab_size"], hidden)
+
+
 def values(source, name, shape):
     """Multiples of 2^-13, exact in F32."""
     size = count(shape)
     if name.endswith("norm.weight"):
         scales = [0.5 + byte / 256 for byte in source.randbytes(size)]
-        if "layernorm" in name:
+        if "layernorm" in name or "attn_layer_norm" in name:
             for channel in source.sample(range(size), 3):
                 scales[channel] *= 16
         return scales
@@ -116,14 +151,14 @@ def encode(numbers, dtype):
 
 def write(folder, family, **more):
     """The complete checkpoint of a family; `more` goes into its config."""
-    dtype, files, extra = ALL[family]
+    dtype, files, extra = {**ALL, **LAYER_NORMS}[family]
     config = {**SHAPE, "tie_word_embeddings": False, "torch_dtype": dtype, **extra, **more}
     os.makedirs(folder)
     with open(os.path.join(folder, "config.json"), "w") as file:
         json.dump(config, file, indent=1)
     source = random.Random("%s of %d layers" % (family, config["num_hidden_layers"]))
     made = []
-    for name, shape in tensors(config):
+    for name, shape in (layer_norm_tensors if family in LAYER_NORMS else tensors)(config):
         data = encode(values(source, name, shape), dtype)
         made.append((name, DTYPES[dtype], shape, data, len(data)))
     if files == 1:
