@@ -54,6 +54,24 @@ int format_warn_experts(const struct format_config *config, json_t *warnings, co
     return rc;
 }
 
+/* Whether a module is quantized that the checkpoint has in one tensor with others: an expert's. */
+static int warn_find_stacked(const struct format_config *config, bool *found)
+{
+    const struct format_module **table = NULL;
+    const struct plans *plans = model_plans(config->model);
+    int rc = format_module_table(config, &table);
+
+    *found = false;
+    for (size_t i = 0; rc == 0 && !*found && i < plans_modules(plans); i++) {
+        int module;
+        const struct plan *plan = plans_layer(plans, plans_module_at(plans, i, &module));
+        const struct plan_stored *stored = plan->modules[module].stored;
+        *found = table[i] != NULL && stored != NULL && stored->entries > 0;
+    }
+    free(table);
+    return rc;
+}
+
 int format_warnings(const struct format *format, const struct format_config *config, json_t *warnings)
 {
     const struct model_config *c = model_config(config->model);
@@ -65,5 +83,13 @@ int format_warnings(const struct format *format, const struct format_config *con
             "does not replace; format dense loads there",
             c->arch->name);
     }
-    return format->warn != NULL ? format->warn(config, warnings) : 0;
+    bool stacked = false;
+    int rc = format->plain ? 0 : warn_find_stacked(config, &stacked);
+    if (rc == 0 && stacked) {
+        format_warn(warnings, "not_in_transformers",
+                    "the checkpoint has a layer's experts in one tensor, and transformers 5.24 does not load those of "
+                    "each expert: it leaves them as they were initialized, and lists their tensors as UNEXPECTED; "
+                    "format dense loads there");
+    }
+    return rc == 0 && format->warn != NULL ? format->warn(config, warnings) : rc;
 }
