@@ -43,7 +43,7 @@ DIGESTS = os.path.join(HERE, "digests.txt")
 SHIM = os.environ.get("QUANTD_SHIM_MODULE_DIR", "")
 TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_bytes", "gpu_peak_bytes", "artifact_bytes",
          "compression_ratio", "environment", "job_id", "model", "file_id", "created_at"}
-ADDED = {"expires_after_seconds", "webhook_id", "sign"}  # members of requests that are younger than the digests
+ADDED = {"expires_after_seconds", "webhook_id", "sign", "mode"}  # members of requests that are younger than the digests
 
 
 def digest_json(value):
