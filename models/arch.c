@@ -195,9 +195,11 @@ static const struct arch olmo2 = {
 
 static const struct arch *const rows[] = {&arch_deepseek_v2,
                                           &arch_deepseek_v3,
+                                          &arch_dots1,
                                           &arch_ernie_moe,
                                           &arch_falcon,
                                           &arch_glm4,
+                                          &arch_flex_olmo,
                                           &arch_glm4_moe,
                                           &arch_glm4_moe_lite,
                                           &arch_gpt2,

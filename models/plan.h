@@ -197,7 +197,7 @@ struct plan_group {
     int step;        /* the first that reads the value, in the layer's plan */
     struct plan_fold fold;
     /* What these modules end in: the value that is next added to the residual stream, or of a sum that is added the
-     * part which follows from `input` alone; -1 where none does. */
+     * part which follows from `input` alone; -1 where none does, or experts take part. */
     int branch;
     /* The one module whose output is that value itself; -1 where there is none. */
     int residual;

@@ -275,13 +275,24 @@ static void find_kept(struct plan_builder *b, struct plan_group *groups, struct 
 
 /* --- branches */
 
+/* Experts come and go: what runs them is more than a search runs for each candidate. */
+static bool has_experts(const struct plan_builder *b, plan_set steps)
+{
+    for (int s = 0; s < b->plan.step_count; s++) {
+        if (in_set(steps, s) && b->steps[s].kind == STEP_EXPERTS) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* What is added to the residual stream as `branch`, or where that is a sum itself, as in layers whose attention and MLP
  * run side by side, the part of it that follows from `input`; -1: none. */
 static int branch_from(const struct plan_builder *b, int input, int branch)
 {
     plan_set steps, used;
 
-    if (plan_steps(&b->plan, PLAN_BIT(input), PLAN_BIT(branch), &steps, &used)) {
+    if (plan_steps(&b->plan, PLAN_BIT(input), PLAN_BIT(branch), &steps, &used) && !has_experts(b, steps)) {
         return branch;
     }
     int s = b->values[branch].producer;

@@ -45,6 +45,8 @@ static int shared_expert(struct plan_builder *b, const struct model_config *c, i
 int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names)
 {
     int logits = plan_router(b, in, names->router, NULL, c->num_experts);
+    /* First, so that no group comes after the experts': their sum is then read by the addition alone. */
+    int shared = c->shared_size > 0 ? shared_expert(b, c, in, names) : -1;
     const struct plan_experts experts = experts_spec(b, c, names);
     struct plan_builder *expert = plan_expert(b, c->hidden_size);
     int gate = plan_linear(expert, 0, names->gate, NULL, c->expert_size, false);
@@ -54,5 +56,5 @@ int families_experts(struct plan_builder *b, const struct model_config *c, int i
     int product = plan_activate(expert, ACTIVATION_SILU, gate, up);
     int made = plan_linear(expert, product, names->down, NULL, c->hidden_size, false);
     int out = plan_experts(b, in, logits, &experts, expert, made);
-    return c->shared_size > 0 ? plan_add(b, out, shared_expert(b, c, in, names)) : out;
+    return shared >= 0 ? plan_add(b, out, shared) : out;
 }

@@ -85,6 +85,8 @@ int family_deepseek_v2_plan(const struct model_config *c, int64_t layer, struct 
 int family_deepseek_v3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_glm4_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_ernie_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_dots1_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_flex_olmo_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmoe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmo2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_phi3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
@@ -106,8 +108,8 @@ int family_starcoder2_configure(const json_t *config, struct model_config *c);
 int family_phi_configure(const json_t *config, struct model_config *c);
 
 /* rows_experts.c: the rows of families with experts. */
-extern const struct arch arch_deepseek_v2, arch_deepseek_v3, arch_ernie_moe, arch_glm4_moe, arch_glm4_moe_lite,
-    arch_olmoe, arch_qwen2_moe;
+extern const struct arch arch_dots1, arch_flex_olmo, arch_deepseek_v2, arch_deepseek_v3, arch_ernie_moe, arch_glm4_moe,
+    arch_glm4_moe_lite, arch_olmoe, arch_qwen2_moe;
 /* rows_fused.c: those of families with fused linears. */
 extern const struct arch arch_falcon, arch_glm4, arch_gpt2, arch_gpt_neox, arch_phi3;
 /* rows_plain.c: those of families with layer norms and separate linears. */

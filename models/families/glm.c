@@ -21,6 +21,14 @@ int family_glm4_moe_plan(const struct model_config *c, int64_t layer, struct pla
     return glm_layer(c, layer, b, c->head_norms ? FAMILY_NORMS_HEAD : FAMILY_NORMS_NONE, &names);
 }
 
+/* dots.llm1 (rednote-hilab 2025, arXiv 2506.05767): the same with norms of queries and keys in each layer. */
+int family_dots1_plan(const struct model_config *c, int64_t layer, struct plan_builder *b)
+{
+    static const struct family_experts names = {FAMILY_EXPERTS_QWEN, FAMILY_SHARED_EXPERTS, FAMILY_EXPERTS_BIASED};
+
+    return glm_layer(c, layer, b, FAMILY_NORMS_HEAD, &names);
+}
+
 int family_ernie_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b)
 {
     static const struct family_experts names = {

@@ -240,3 +240,48 @@ const struct arch arch_glm4_moe = {
     .default_partial = 0.5,
     .default_norm_eps = 1e-5,
 };
+
+static const struct arch_experts dots1_experts = {
+    .count = "n_routed_experts",
+    .size = "moe_intermediate_size",
+    .normalize = "norm_topk_prob",
+    .shared_count = "n_shared_experts",
+    .scaled = true,
+    .grouped = true,
+    .scoring = "sigmoid",
+    .layers = EXPERTS_AFTER,
+    .default_size = 1408,
+    .default_groups = 1,
+    .default_group_top_k = 1,
+};
+
+const struct arch arch_dots1 = {
+    .name = "Dots1ForCausalLM",
+    .model_type = "dots1",
+    .plan = family_dots1_plan,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .window = WINDOW_NEVER,
+    .refused = {"sliding_window"},
+    .experts = &dots1_experts,
+    .default_kv_heads = 32,
+    .default_max_position = 2048,
+};
+
+static const struct arch_experts flex_olmo_experts = {
+    .count = "num_experts",
+    .normalize = "norm_topk_prob",
+    .default_count = 7,
+    .default_per_token = 5,
+};
+
+const struct arch arch_flex_olmo = {
+    .name = "FlexOlmoForCausalLM",
+    .model_type = "flex_olmo",
+    .plan = family_flex_olmo_plan,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .window = WINDOW_NEVER,
+    .experts = &flex_olmo_experts,
+    .default_max_position = 4096,
+};

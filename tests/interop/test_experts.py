@@ -57,9 +57,9 @@ PACKED = {"gptq": ("gptq", FOUR), "gptq_v2": ("gptq", {**FOUR, "sym": False}), "
 class Setting:
     """A checkpoint at a daemon: jobs of it, each once."""
 
-    def __init__(self, quantd, root, name, dtype=torch.float32, **more):
+    def __init__(self, quantd, root, name, dtype=torch.float32, cases=CASES, **more):
         self.quantd, self.root, self.name, self.made = quantd, root, name, {}
-        build, bends = CASES[name]
+        build, bends = cases[name]
         make(build(**{**bends, **more})).to(dtype).save_pretrained(root / "model")
         self.ids = models.write_tokens(root / "tokens.ndjson", length=LENGTH) % SHAPE["vocab_size"]
         (root / "tokens.ndjson").write_text("".join(json.dumps({"input_ids": row.tolist()}) + "\n" for row in self.ids))
@@ -75,7 +75,7 @@ class Setting:
                 "calibration": {"file_id": self.files["calibration"], "num_samples": 0, "sequence_length": LENGTH, "packing": False,
                                 "shuffle": False},
                 "evaluation": {"file_id": self.files["evaluation"], "sequence_length": LENGTH}})
-            assert not [row for row in self.quantd.report(job)["layers"] if row["module"].endswith(".gate")]
+            assert not [row for row in self.quantd.report(job)["layers"] if row["module"].endswith((".gate", "_gate"))]
             self.made[key] = self.quantd.download(job, self.root / f"artifact-{len(self.made)}"), job
         return self.made[key]
 

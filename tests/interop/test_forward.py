@@ -79,6 +79,15 @@ def glm4_moe(**more):
                                          "moe_intermediate_size": 40, **more})
 
 
+def dots1(**more):
+    return transformers.Dots1Config(**{**SHAPE, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 40,
+                                       "n_shared_experts": 2, "first_k_dense_replace": 1, "sliding_window": None, **more})
+
+
+def flex_olmo(**more):
+    return transformers.FlexOlmoConfig(**{**SHAPE, "num_experts": 6, "num_experts_per_tok": 3, "pad_token_id": None, **more})
+
+
 def ernie_moe(**more):
     return transformers.Ernie4_5_MoeConfig(**{**SHAPE, "moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 40, **more})
 
@@ -208,6 +217,9 @@ CASES = {
     "glm4-moe-norms": (glm4_moe, {"use_qk_norm": True, "n_group": 4, "topk_group": 2, "first_k_dense_replace": 0}),
     "deepseek-v3-yarn": (deepseek_v3, {"rope_parameters": YARN}),
     "deepseek-v2-yarn": (deepseek_v2, {"rope_parameters": YARN}),
+    "dots1": (dots1, {}),
+    "dots1-biases": (dots1, {"attention_bias": True, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "n_group": 2, "topk_group": 1}),
+    "flex-olmo": (flex_olmo, {}),
     "ernie-moe": (ernie_moe, {}),
     "ernie-moe-span": (ernie_moe, {"moe_layer_start_index": 0, "moe_layer_end_index": 2, "moe_layer_interval": 2,
                                    "num_hidden_layers": 4, "moe_num_shared_experts": 0, "tie_word_embeddings": False}),
