@@ -119,6 +119,7 @@ struct arch {
     bool tied;              /* what a missing tie_word_embeddings means */
     bool biased;            /* what a missing attention_bias means */
     bool o_unbiased;        /* attention_bias is of q, k and v alone */
+    bool sinks;             /* attention has sinks */
     int default_activation; /* enum plan_activation: of the MLP where config.json names none */
     unsigned activations;   /* bits of the others that it may name */
     const char *activation_member;      /* NULL: hidden_act */

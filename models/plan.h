@@ -255,7 +255,7 @@ struct plan {
 struct plan_builder;
 int plan_linear(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias);
 /* A linear that no method quantizes. */
-int plan_router(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows);
+int plan_router(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias);
 /* Any norm; the others are RMS norms whose factor is the weight. */
 int plan_normalize(struct plan_builder *b, int in, const struct plan_norm *norm);
 int plan_row_norm(struct plan_builder *b, int in, const char *path, const char *gguf);

@@ -276,7 +276,7 @@ static void find_kept(struct plan_builder *b, struct plan_group *groups, struct 
 /* --- branches */
 
 /* Experts come and go: what runs them is more than a search runs for each candidate. */
-static bool has_experts(const struct plan_builder *b, plan_set steps)
+static bool runs_experts(const struct plan_builder *b, plan_set steps)
 {
     for (int s = 0; s < b->plan.step_count; s++) {
         if (in_set(steps, s) && b->steps[s].kind == STEP_EXPERTS) {
@@ -292,7 +292,7 @@ static int branch_from(const struct plan_builder *b, int input, int branch)
 {
     plan_set steps, used;
 
-    if (plan_steps(&b->plan, PLAN_BIT(input), PLAN_BIT(branch), &steps, &used) && !has_experts(b, steps)) {
+    if (plan_steps(&b->plan, PLAN_BIT(input), PLAN_BIT(branch), &steps, &used) && !runs_experts(b, steps)) {
         return branch;
     }
     int s = b->values[branch].producer;

@@ -37,24 +37,46 @@ static int shared_expert(struct plan_builder *b, const struct model_config *c, i
     int product = plan_activate(b, ACTIVATION_SILU, gate, up);
     int out = plan_linear(b, product, names->shared[2], NULL, c->hidden_size, false);
     if (names->shared_gate != NULL) {
-        out = plan_activate(b, ACTIVATION_SIGMOID, plan_router(b, in, names->shared_gate, NULL, 1), out);
+        out = plan_activate(b, ACTIVATION_SIGMOID, plan_router(b, in, names->shared_gate, NULL, 1, false), out);
     }
     return out;
 }
 
+/* The three linears of an expert, where all experts' are stored as one. */
+static void store_stacked(struct plan_builder *expert, const struct model_config *c, const struct family_stacked *s,
+                          int gate, int up, int down)
+{
+    int64_t stride = s->in_turns ? 2 : 2 * c->expert_size, count = stride / 2;
+    struct plan_stored both = {.weight = s->both,
+                               .bias = s->both_bias,
+                               .transposed = s->by_inputs,
+                               .entries = c->num_experts,
+                               .rows = {.stride = stride, .count = count}};
+
+    plan_store(expert, gate, &both);
+    both.rows.first = count;
+    plan_store(expert, up, &both);
+    plan_store(expert, down,
+               &(struct plan_stored){
+                   .weight = s->down, .bias = s->down_bias, .transposed = s->by_inputs, .entries = c->num_experts});
+}
+
 int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names)
 {
-    int logits = plan_router(b, in, names->router, NULL, c->num_experts);
+    int logits = plan_router(b, in, names->router, NULL, c->num_experts, names->router_bias);
     /* First, so that no group comes after the experts': their sum is then read by the addition alone. */
     int shared = c->shared_size > 0 ? shared_expert(b, c, in, names) : -1;
     const struct plan_experts experts = experts_spec(b, c, names);
     struct plan_builder *expert = plan_expert(b, c->hidden_size);
-    int gate = plan_linear(expert, 0, names->gate, NULL, c->expert_size, false);
-    int up = plan_linear(expert, 0, names->up, NULL, c->expert_size, false);
+    int gate = plan_linear(expert, 0, names->gate, NULL, c->expert_size, names->expert_bias);
+    int up = plan_linear(expert, 0, names->up, NULL, c->expert_size, names->expert_bias);
 
     plan_fuse(expert, names->fused, (int[]){gate, up}, 2);
-    int product = plan_activate(expert, ACTIVATION_SILU, gate, up);
-    int made = plan_linear(expert, product, names->down, NULL, c->hidden_size, false);
+    int product = plan_activate(expert, names->activation, gate, up);
+    int made = plan_linear(expert, product, names->down, NULL, c->hidden_size, names->expert_bias);
+    if (names->stacked != NULL) {
+        store_stacked(expert, c, names->stacked, gate, up, made);
+    }
     int out = plan_experts(b, in, logits, &experts, expert, made);
     return shared >= 0 ? plan_add(b, out, shared) : out;
 }

@@ -36,16 +36,27 @@ int families_rotate(struct plan_builder *b, const struct model_config *c, int in
 /* The sum with what a half of the layer makes, which the configuration may give a factor. */
 int families_add(struct plan_builder *b, const struct model_config *c, int to, int what);
 
+/* Where the linears of all experts are stored as one: gate and up [experts, 2 * size, inputs], all of the gate and then
+ * all of up or in turns, and down. */
+struct family_stacked {
+    const char *both, *both_bias, *down, *down_bias;
+    bool by_inputs; /* the matrices are [inputs, outputs] */
+    bool in_turns;
+};
+
 /* What families of experts call their modules: the router, the list, and an expert's three linears; how they score. */
 struct family_experts {
     const char *router, *path, *gate, *up, *down, *fused;
     enum plan_scores scores;
-    double epsilon;          /* of the sum that chosen scores are divided by */
-    bool group_pairs;        /* plan_experts */
-    const char *bias;        /* the parameter that is added to scores for the choice; NULL: none */
-    int bias_rank;           /* 2: it is stored as [1, experts] */
-    const char *shared[3];   /* gate, up and down of the shared expert, where c->shared_size is not 0 */
-    const char *shared_gate; /* the linear whose sigmoid its output is multiplied by; NULL: none */
+    double epsilon;   /* of the sum that chosen scores are divided by */
+    bool group_pairs; /* plan_experts */
+    const char *bias; /* the parameter that is added to scores for the choice; NULL: none */
+    int bias_rank;    /* 2: it is stored as [1, experts] */
+    bool router_bias, expert_bias;
+    enum plan_activation activation;
+    const struct family_stacked *stacked; /* NULL: each expert's linears have tensors of their own */
+    const char *shared[3];                /* gate, up and down of the shared expert, where c->shared_size is not 0 */
+    const char *shared_gate;              /* the linear whose sigmoid its output is multiplied by; NULL: none */
 };
 /* What most families call them. */
 #define FAMILY_EXPERTS_QWEN                                                                                 \
@@ -87,6 +98,8 @@ int family_glm4_moe_plan(const struct model_config *c, int64_t layer, struct pla
 int family_ernie_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_dots1_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_flex_olmo_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_gpt_oss_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_granite_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmoe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmo2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_phi3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
@@ -106,10 +119,11 @@ int family_gpt2_configure(const json_t *config, struct model_config *c);
 int family_opt_configure(const json_t *config, struct model_config *c);
 int family_starcoder2_configure(const json_t *config, struct model_config *c);
 int family_phi_configure(const json_t *config, struct model_config *c);
+int family_gpt_oss_configure(const json_t *config, struct model_config *c);
 
 /* rows_experts.c: the rows of families with experts. */
-extern const struct arch arch_dots1, arch_flex_olmo, arch_deepseek_v2, arch_deepseek_v3, arch_ernie_moe, arch_glm4_moe,
-    arch_glm4_moe_lite, arch_olmoe, arch_qwen2_moe;
+extern const struct arch arch_gpt_oss, arch_granite_moe, arch_dots1, arch_flex_olmo, arch_deepseek_v2, arch_deepseek_v3,
+    arch_ernie_moe, arch_glm4_moe, arch_glm4_moe_lite, arch_olmoe, arch_qwen2_moe;
 /* rows_fused.c: those of families with fused linears. */
 extern const struct arch arch_falcon, arch_glm4, arch_gpt2, arch_gpt_neox, arch_phi3;
 /* rows_plain.c: those of families with layer norms and separate linears. */

@@ -43,13 +43,13 @@ int families_attention(struct plan_builder *b, const struct model_config *c, int
 int families_attention_into(struct plan_builder *b, const struct model_config *c, int64_t layer, int in,
                             enum family_norms norms, const char *last)
 {
-    const struct plan_attention attention = {.heads = c->num_heads,
-                                             .kv_heads = c->num_kv_heads,
-                                             .head_dim = c->head_dim,
-                                             .window = arch_window(c, layer),
-                                             .scale = c->attention_scale > 0 ? c->attention_scale
-                                                                             : 1.0 / sqrt((double)c->head_dim),
-                                             .cap = c->attention_cap};
+    struct plan_attention attention = {.heads = c->num_heads,
+                                       .kv_heads = c->num_kv_heads,
+                                       .head_dim = c->head_dim,
+                                       .window = arch_window(c, layer),
+                                       .scale = c->attention_scale > 0 ? c->attention_scale
+                                                                       : 1.0 / sqrt((double)c->head_dim),
+                                       .cap = c->attention_cap};
     int64_t width = c->num_heads * c->head_dim, kv_width = c->num_kv_heads * c->head_dim;
     int q = plan_linear(b, in, "self_attn.q_proj", "attn_q", width, c->qkv_bias);
     int k = plan_linear(b, in, "self_attn.k_proj", "attn_k", kv_width, c->qkv_bias);
@@ -64,6 +64,11 @@ int families_attention_into(struct plan_builder *b, const struct model_config *c
     if (arch_rotates(c, layer)) {
         q = families_rotate(b, c, q, arch_rope(c, layer));
         k = families_rotate(b, c, k, arch_key_rope(c, layer));
+    }
+    if (c->arch->sinks) {
+        attention.has_sinks = true;
+        attention.sinks =
+            plan_parameter(b, &(struct plan_parameter){.path = "self_attn.sinks", .shape = {c->num_heads}, .rank = 1});
     }
     int out = plan_attend(b, q, k, v, &attention);
     return plan_linear(b, out, last, "attn_output", c->hidden_size, c->o_bias);

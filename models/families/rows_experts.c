@@ -285,3 +285,50 @@ const struct arch arch_flex_olmo = {
     .experts = &flex_olmo_experts,
     .default_max_position = 4096,
 };
+
+static const struct arch_experts gpt_oss_experts = {
+    .count = "num_experts",
+    .always_normalized = true,
+    .default_count = 128,
+    .default_per_token = 4,
+};
+
+const struct arch arch_gpt_oss = {
+    .name = "GptOssForCausalLM",
+    .model_type = "gpt_oss",
+    .plan = family_gpt_oss_plan,
+    .configure = family_gpt_oss_configure,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .biased = true,
+    .sinks = true,
+    .window = WINDOW_PATTERN,
+    .layer_types = 1U << LAYER_FULL | 1U << LAYER_SLIDING,
+    .experts = &gpt_oss_experts,
+    .default_kv_heads = 8,
+    .default_head_dim = 64,
+    .default_window = 128,
+    .default_pattern = 2,
+    .default_max_position = 131072,
+    .default_rope_theta = 150000,
+    .default_norm_eps = 1e-5,
+};
+
+static const struct arch_experts granite_moe_experts = {
+    .count = "num_experts",
+    .always_normalized = true,
+    .default_count = 8,
+    .default_per_token = 2,
+};
+
+const struct arch arch_granite_moe = {
+    .name = "GraniteMoeForCausalLM",
+    .model_type = "granitemoe",
+    .plan = family_granite_moe_plan,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .multipliers = true,
+    .window = WINDOW_NEVER,
+    .experts = &granite_moe_experts,
+    .default_max_position = 2048,
+};

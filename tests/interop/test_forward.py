@@ -88,6 +88,15 @@ def flex_olmo(**more):
     return transformers.FlexOlmoConfig(**{**SHAPE, "num_experts": 6, "num_experts_per_tok": 3, "pad_token_id": None, **more})
 
 
+def gpt_oss(**more):
+    return transformers.GptOssConfig(**{**SHAPE, "head_dim": 16, "num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 40,
+                                        "sliding_window": 11, **more})
+
+
+def granite_moe(**more):
+    return transformers.GraniteMoeConfig(**{**SHAPE, "num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 40, **more})
+
+
 def ernie_moe(**more):
     return transformers.Ernie4_5_MoeConfig(**{**SHAPE, "moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 40, **more})
 
@@ -220,6 +229,11 @@ CASES = {
     "dots1": (dots1, {}),
     "dots1-biases": (dots1, {"attention_bias": True, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "n_group": 2, "topk_group": 1}),
     "flex-olmo": (flex_olmo, {}),
+    "gpt-oss": (gpt_oss, {"rope_parameters": {"rope_type": "default", "rope_theta": 150000.0}}),
+    "gpt-oss-yarn": (gpt_oss, {"num_hidden_layers": 2}),
+    "granite-moe": (granite_moe, {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.2,
+                                  "logits_scaling": 2.0}),
+    "granite-moe-biases": (granite_moe, {"attention_bias": True, "tie_word_embeddings": True}),
     "ernie-moe": (ernie_moe, {}),
     "ernie-moe-span": (ernie_moe, {"moe_layer_start_index": 0, "moe_layer_end_index": 2, "moe_layer_interval": 2,
                                    "num_hidden_layers": 4, "moe_num_shared_experts": 0, "tie_word_embeddings": False}),

@@ -213,7 +213,7 @@ static int plan_mixture(const struct model_config *c, int64_t layer, struct plan
         .path = "mlp.experts", .count = 3, .top_k = 2, .scores = SCORES_SOFTMAX_ALL, .normalize = true, .factor = 1};
     (void)layer;
     int in = plan_row_norm(b, 0, "post_attention_layernorm", NULL);
-    int logits = plan_router(b, in, "mlp.gate", NULL, 3);
+    int logits = plan_router(b, in, "mlp.gate", NULL, 3, false);
     struct plan_builder *expert = plan_expert(b, c->hidden_size);
     int gate = plan_linear(expert, 0, "gate_proj", NULL, 32, false);
     int up = plan_linear(expert, 0, "up_proj", NULL, 32, false);
