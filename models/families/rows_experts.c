@@ -261,6 +261,7 @@ const struct arch arch_dots1 = {
     .plan = family_dots1_plan,
     LLAMA_NAMES,
     .attention_bias = true,
+    .sample = "{\"n_routed_experts\": 8, \"sliding_window\": null}",
     .window = WINDOW_NEVER,
     .refused = {"sliding_window"},
     .experts = &dots1_experts,

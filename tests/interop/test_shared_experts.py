@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from daemon import Daemon
 from test_experts import REQUESTS, TOLERANCE, Setting, decompress, difference, load, logits_of, some_ids
-from test_forward import deepseek_v2, deepseek_v3, ernie_moe, forward, glm4_moe, olmoe, qwen2_moe
+from test_forward import deepseek_v2, deepseek_v3, ernie_moe, forward, glm4_moe, gpt_oss, granite_moe, olmoe, qwen2_moe
 
 # Widths that groups of 32 divide.
 LATENT = {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "intermediate_size": 128,
@@ -25,6 +25,11 @@ CASES = {
     "deepseek-v3": (deepseek_v3, LATENT),
     "glm4-moe": (glm4_moe, {"moe_intermediate_size": 64, "intermediate_size": 128, "use_qk_norm": True}),
     "ernie-moe": (ernie_moe, {"moe_intermediate_size": 64, "intermediate_size": 128}),
+}
+# Experts of one tensor, which transformers loads from dense checkpoints alone (docs/formats.md).
+STACKED = {
+    "gpt-oss": (gpt_oss, {"intermediate_size": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0}}),
+    "granite-moe": (granite_moe, {"intermediate_size": 64}),
 }
 NAMES = ("rtn", "gptq", "awq", "awq-sym", "smoothquant", "fp8")
 IN_FLOAT = ("embed_tokens.weight", "lm_head.weight", ".gate.weight", "shared_expert_gate.weight", "e_score_correction_bias")
@@ -55,6 +60,22 @@ def test_artifact(setting, name, tmp_path):
         assert difference(logits_of(load(folder, **options), some_ids()), logits) < TOLERANCE
     before, after = (job["result"][f"perplexity_{when}"] for when in ("before", "after"))
     print(f"{setting.name} {name}: perplexity {before:.4f}, then {after:.4f}")
+
+
+@pytest.fixture(scope="module", params=STACKED)
+def stacked(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    with Daemon([root]) as quantd:
+        yield Setting(quantd, root, request.param, cases=STACKED)
+
+
+@pytest.mark.parametrize("name", ("rtn", "gptq", "awq-sym", "smoothquant"))
+def test_stacked(stacked, name, tmp_path):
+    method, parameters, _ = REQUESTS[name]
+    dense, _ = stacked.artifact(method, parameters, "dense")
+    found, source = load_file(dense / "model.safetensors"), load_file(stacked.root / "model" / "model.safetensors")
+    assert {tensor: found[tensor].shape for tensor in found} == {tensor: source[tensor].shape for tensor in source}
+    assert difference(logits_of(load(dense), some_ids()), forward(dense, some_ids(), tmp_path)) < TOLERANCE
 
 
 def test_router_takes_up_factors(setting):
