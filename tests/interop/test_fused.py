@@ -108,6 +108,7 @@ def shards(folder):
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
+@pytest.mark.halved("family", "method")
 @pytest.mark.parametrize("method", METHODS)
 def test_dense(quantd, tokens, family, tmp_path, method):
     """Written back as found: the source's tensors with its shapes, and the perplexity that the daemon measured."""
@@ -122,6 +123,7 @@ def test_dense(quantd, tokens, family, tmp_path, method):
         assert job["result"]["perplexity_after"] == pytest.approx(perplexity(logits_of(artifact, tokens[0]), tokens[0]), rel=5e-3)
 
 
+@pytest.mark.halved("family", "method")
 @pytest.mark.parametrize("method", METHODS)
 def test_compressed_tensors(quantd, tokens, family, tmp_path, method):
     name, _, model = family
