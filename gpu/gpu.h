@@ -102,6 +102,25 @@ struct gpu_route {
 #define GPU_ROUTE_MAX 64
 #define GPU_ROUTE_EXPERTS_MAX 4096 /* where a bias or groups count */
 
+/* Linear attention over sequences laid end to end (Yang et al. 2024, arXiv 2412.06464): x [B*S, 2 * key_heads * key_dim
+ * + value_heads * value_dim], y [B*S, value_heads * value_dim]. Value head h has the query and the key of key head h /
+ * (value_heads / key_heads), and a state [key_dim, value_dim] in F32. */
+struct gpu_delta {
+    int64_t length; /* S */
+    int64_t key_heads, value_heads;
+    int64_t key_dim, value_dim; /* of a head; key_dim at most GPU_STATE_MAX */
+};
+
+/* A selective state space (Dao and Gu 2024, arXiv 2405.21060): x [B*S, heads * head_dim + 2 * groups * state], y [B*S,
+ * heads * head_dim]. Head h has the B and the C of group h / (heads / groups), and a state [state, head_dim] in F32. */
+struct gpu_scan {
+    int64_t length; /* S */
+    int64_t heads, groups;
+    int64_t head_dim, state; /* state at most GPU_STATE_MAX */
+    float dt_min, dt_max;    /* dt_max may be infinite */
+};
+#define GPU_STATE_MAX 256
+
 /* An integer grid: w = scale * (code - zero), code in [0, 2^bits - 1], one scale and zero per group of
  * group_size inputs of a row. Symmetric: zero = 2^(bits-1). */
 struct gpu_grid {

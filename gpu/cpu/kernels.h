@@ -66,6 +66,13 @@ struct kernels {
     /* The same for u of an ascending table, without minimum. */
     void (*block_fit_table)(struct block_sums *sums, const float *x, const float *weight, int64_t n, float scale,
                             float inverse, const float table[16]);
+    /* One token of a recurrence over LANES columns of a state s [n][LANES]: s = decay * s, then s_i += k_i * d with
+     * d = beta * (v - sum s_i k_i), then out = sum s_i q_i. v, out: LANES numbers. */
+    void (*delta_step)(float *state, int64_t n, const float *q, const float *k, const float *v, float decay, float beta,
+                       float *out);
+    /* The same with d = beta * v. */
+    void (*scan_step)(float *state, int64_t n, const float *q, const float *k, const float *v, float decay, float beta,
+                      float *out);
     void (*f16_to_f32)(float *y, const uint16_t *x, int64_t n);
     void (*f32_to_f16)(uint16_t *y, const float *x, int64_t n);
     void (*bf16_to_f32)(float *y, const uint16_t *x, int64_t n);

@@ -75,6 +75,28 @@ int launch_gather_rows(float *y, const float *x, const int32_t *places, const fl
 int launch_scatter_rows(float *y, const float *x, const int32_t *places, const float *weights, int64_t rows,
                         int64_t cols, int64_t k, cudaStream_t stream);
 
+/* recurrent.cu: rows are sequences of `length`, whole ones. */
+struct launch_conv {
+    float *y;
+    const float *x, *w, *bias; /* bias: or NULL */
+    int64_t rows, cols, width, length;
+    int silu;
+};
+int launch_causal_conv(const struct launch_conv *conv, cudaStream_t stream);
+struct launch_recurrence {
+    float *y;
+    const float *x, *step, *beta, *a_log, *dt_bias, *d; /* beta: of the delta rule; d: of a scan */
+    int64_t sequences, length;
+    int64_t heads, groups; /* of values; of keys */
+    int64_t keys, values;  /* of a head: rows and columns of its state */
+    float dt_min, dt_max;
+};
+int launch_delta_rule(const struct launch_recurrence *job, cudaStream_t stream);
+int launch_state_scan(const struct launch_recurrence *job, cudaStream_t stream);
+/* weights: of `size`, or of cols. */
+int launch_gated_norm(float *y, const float *x, const float *gate, const float *weight, int64_t rows, int64_t cols,
+                      int64_t size, int64_t weights, float eps, int gate_first, cudaStream_t stream);
+
 /* scaling.cu */
 /* w[n, k] *= rows[n] * cols[k]; either may be NULL. */
 int launch_scale(float *w, const float *rows, const float *cols, int64_t count, int64_t width, cudaStream_t stream);

@@ -64,3 +64,9 @@ int body_attention_error(struct ops_rig *rig, int variant, struct ops_output *ou
 /* --- ops_experts.c */
 int body_route(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_experts(struct ops_rig *rig, int variant, struct ops_output *out);
+
+/* --- ops_recurrent.c */
+int body_causal_conv(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_delta_rule(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_state_scan(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_gated_norm(struct ops_rig *rig, int variant, struct ops_output *out);
