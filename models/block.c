@@ -300,11 +300,19 @@ static int step_experts(const struct run *r, const struct tensor *out, const str
     return block_experts_add(r->block, r->values, r->number, 0, r->step->experts->count);
 }
 
+static int step_recurrent(const struct run *r, const struct tensor *out, const struct tensor *in)
+{
+    return block_run_recurrent(r->s, r->block, r->step, out, in);
+}
+
 static int (*const forwards[])(const struct run *, const struct tensor *out, const struct tensor *in) = {
-    [STEP_LINEAR] = step_linear,       [STEP_NORM] = step_norm,         [STEP_ROPE] = step_rope,
-    [STEP_ATTENTION] = step_attention, [STEP_ACTIVATE] = step_activate, [STEP_ADD] = step_add,
-    [STEP_SCALE] = step_scale,         [STEP_EXPERTS] = step_experts,   [STEP_SELECT] = step_select,
-    [STEP_JOIN] = step_join,
+    [STEP_LINEAR] = step_linear,     [STEP_NORM] = step_norm,
+    [STEP_ROPE] = step_rope,         [STEP_ATTENTION] = step_attention,
+    [STEP_ACTIVATE] = step_activate, [STEP_ADD] = step_add,
+    [STEP_SCALE] = step_scale,       [STEP_EXPERTS] = step_experts,
+    [STEP_SELECT] = step_select,     [STEP_JOIN] = step_join,
+    [STEP_CONV] = step_recurrent,    [STEP_DELTA] = step_recurrent,
+    [STEP_SCAN] = step_recurrent,    [STEP_GATED_NORM] = step_recurrent,
 };
 
 static int run_step(const struct block *block, const struct block_values *values, int s)

@@ -47,3 +47,7 @@ static inline int64_t block_padded(int64_t tokens)
 
 /* block_experts.c */
 void block_experts_free(struct block_scratch *s);
+
+/* block_recurrent.c: a step CONV, DELTA, SCAN or GATED_NORM. */
+int block_run_recurrent(const struct block_scratch *s, const struct block *block, const struct plan_step *step,
+                        const struct tensor *out, const struct tensor *in);

@@ -75,6 +75,11 @@ static int add_step(struct plan_builder *b, const struct plan_step *step, int64_
     return plan->value_count++;
 }
 
+int plan_add_step(struct plan_builder *b, const struct plan_step *step, int64_t width)
+{
+    return add_step(b, step, width);
+}
+
 static int plan_add_module(struct plan_builder *b, const struct plan_module *module)
 {
     struct plan_module *grown = plan_grow(b, b->modules, b->plan.module_count, &b->module_room, sizeof(*grown));
@@ -440,6 +445,12 @@ double plan_flops(const struct plan *plan, plan_set steps, int64_t rows, int64_t
         } else if (step->kind == STEP_ATTENTION) {
             const struct plan_attention *a = &step->attention;
             flops += (double)rows * (double)length * (double)(a->heads * (a->head_dim + a->value_dim));
+        } else if (step->kind == STEP_DELTA) {
+            const struct plan_delta *d = &step->delta;
+            flops += 6.0 * (double)rows * (double)(d->value_heads * d->key_dim * d->value_dim);
+        } else if (step->kind == STEP_SCAN) {
+            const struct plan_scan *c = &step->scan;
+            flops += 5.0 * (double)rows * (double)(c->heads * c->state * c->head_dim);
         } else if (step->kind == STEP_EXPERTS) {
             const struct plan_experts *e = step->experts;
             flops += plan_flops(e->plan, ~(plan_set)0, rows * e->top_k, length);

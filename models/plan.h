@@ -29,16 +29,20 @@ typedef uint64_t plan_set; /* of values, or of steps, by number */
 #define PLAN_BIT(number) ((plan_set)1 << (number))
 
 enum plan_step_kind {
-    STEP_LINEAR,    /* out = in W^T + b */
-    STEP_NORM,      /* struct plan_norm, over the row or over each head of it */
-    STEP_ROPE,      /* rotates each head by its position: struct plan_rope */
-    STEP_ATTENTION, /* causal; in: queries, keys, values */
-    STEP_ACTIVATE,  /* out = act(in 0), times in 1 where there are two; in 0 may be one column wide */
-    STEP_SELECT,    /* some columns of each head: struct plan_select */
-    STEP_JOIN,      /* each head of in 0, then the same head of in 1: struct plan_join */
-    STEP_ADD,       /* out = in 0 + in 1 */
-    STEP_SCALE,     /* out = factor * in */
-    STEP_EXPERTS,   /* in: the tokens, the router's logits */
+    STEP_LINEAR,     /* out = in W^T + b */
+    STEP_NORM,       /* struct plan_norm, over the row or over each head of it */
+    STEP_ROPE,       /* rotates each head by its position: struct plan_rope */
+    STEP_ATTENTION,  /* causal; in: queries, keys, values */
+    STEP_ACTIVATE,   /* out = act(in 0), times in 1 where there are two; in 0 may be one column wide */
+    STEP_SELECT,     /* some columns of each head: struct plan_select */
+    STEP_JOIN,       /* each head of in 0, then the same head of in 1: struct plan_join */
+    STEP_ADD,        /* out = in 0 + in 1 */
+    STEP_SCALE,      /* out = factor * in */
+    STEP_EXPERTS,    /* in: the tokens, the router's logits */
+    STEP_CONV,       /* causal, along the sequence, column by column: struct plan_conv */
+    STEP_DELTA,      /* the gated delta rule; in: queries, keys and values side by side, a, beta: struct plan_delta */
+    STEP_SCAN,       /* a selective state space; in: x, B and C side by side, dt: struct plan_scan */
+    STEP_GATED_NORM, /* an RMS norm and a gate, silu(in 1): struct plan_gated_norm */
 };
 
 enum plan_activation {
@@ -96,6 +100,36 @@ struct plan_join {
     bool shared;   /* in 1 is one head, which all get */
 };
 
+/* out[t] = the sum of weight[:, j] * in[t - width + 1 + j] and the bias, then silu where it is said so; zeros before a
+ * sequence. Parameters by number. */
+struct plan_conv {
+    int weight; /* [columns, 1, width] */
+    bool biased, silu;
+    int bias; /* [columns] */
+    int64_t width;
+};
+
+/* Linear attention (Yang et al. 2024, arXiv 2412.06464): see `delta_rule` of gpu/ops.def. */
+struct plan_delta {
+    int64_t key_heads, value_heads;
+    int64_t key_dim, value_dim; /* of a head */
+    int a_log, dt_bias;         /* parameters [value_heads] */
+};
+
+/* Mamba 2 (Dao and Gu 2024, arXiv 2405.21060): see `state_scan` of gpu/ops.def. */
+struct plan_scan {
+    int64_t heads, groups, head_dim, state;
+    double dt_min, dt_max;
+    int a_log, dt_bias, d; /* parameters [heads] */
+};
+
+/* norm(in 0) * silu(in 1), or norm(in 0 * silu(in 1)), over each `size` columns; its weight is of so many, or of all.
+ */
+struct plan_gated_norm {
+    int64_t size;
+    bool gate_first;
+};
+
 enum plan_scores {
     SCORES_SOFTMAX_ALL,    /* softmax over all experts, then the choice */
     SCORES_SOFTMAX_CHOSEN, /* the choice by logits, then softmax over the chosen */
@@ -128,13 +162,17 @@ struct plan_step {
     int in[PLAN_INPUTS_MAX], inputs;
     int out;
     int module;    /* LINEAR; of the plan that the step is in */
-    int norm;      /* NORM */
+    int norm;      /* NORM, GATED_NORM */
     double factor; /* SCALE */
     enum plan_activation activation;
     struct plan_rope rope;
     struct plan_select select;
     struct plan_join join;
     struct plan_attention attention;
+    struct plan_conv conv;
+    struct plan_delta delta;
+    struct plan_scan scan;
+    struct plan_gated_norm gated;
     const struct plan_experts *experts;
 };
 
@@ -271,6 +309,12 @@ int plan_select(struct plan_builder *b, int in, const struct plan_select *select
 int plan_join(struct plan_builder *b, int first, int second, const struct plan_join *join);
 /* Returns the parameter's number. */
 int plan_parameter(struct plan_builder *b, const struct plan_parameter *parameter);
+int plan_conv(struct plan_builder *b, int in, const struct plan_conv *conv);
+int plan_delta(struct plan_builder *b, int in, int a, int beta, const struct plan_delta *delta);
+int plan_scan(struct plan_builder *b, int in, int dt, const struct plan_scan *scan);
+/* norm->size: of the weight. */
+int plan_gated_norm(struct plan_builder *b, int in, int gate, const struct plan_norm *norm,
+                    const struct plan_gated_norm *gated);
 int plan_add(struct plan_builder *b, int to, int what);
 int plan_scale(struct plan_builder *b, int in, double factor);
 /* Say that runtimes load the linears that made these values as one. */
@@ -326,7 +370,8 @@ plan_set plan_sources(const struct plan *plan, const struct plan_group *group);
 const struct plan *plan_of_group(const struct plan *plan, const struct plan_group *group);
 /* The first step of a kind, or -1. */
 int plan_find_step(const struct plan *plan, enum plan_step_kind kind);
-/* What `steps` compute for `rows` tokens of sequences of `length`: products of linears and of attention. */
+/* What `steps` compute for `rows` tokens of sequences of `length`: products of linears, of attention and
+ * of recurrences. */
 double plan_flops(const struct plan *plan, plan_set steps, int64_t rows, int64_t length);
 /* "o_proj" of "self_attn.o_proj". */
 const char *plan_short_path(const char *path);

@@ -33,7 +33,7 @@ static bool works_in_place(const struct plan_builder *b, int s)
 {
     const struct plan_step *step = &b->steps[s];
     bool kind = step->kind == STEP_NORM || step->kind == STEP_ROPE || step->kind == STEP_ACTIVATE ||
-                step->kind == STEP_ADD || step->kind == STEP_SCALE;
+                step->kind == STEP_ADD || step->kind == STEP_SCALE || step->kind == STEP_GATED_NORM;
 
     return kind && b->values[step->in[0]].last == s && step->in[0] != b->plan.output &&
            b->values[step->in[0]].width == b->values[step->out].width &&
@@ -410,6 +410,11 @@ static bool step_fits(const struct plan_builder *b, const struct plan_step *step
         return width[0] == step->attention.heads * step->attention.head_dim &&
                width[1] == step->attention.kv_heads * step->attention.head_dim &&
                width[2] == step->attention.kv_heads * step->attention.value_dim;
+    case STEP_CONV:
+    case STEP_DELTA:
+    case STEP_SCAN:
+    case STEP_GATED_NORM:
+        return plan_recurrent_fits(b, step);
     default:
         return true;
     }

@@ -98,6 +98,7 @@ static struct plan_fold find_fold(const struct plan_builder *b, int value)
     const struct plan_step *step = &b->steps[s];
     switch (step->kind) {
     case STEP_NORM:
+    case STEP_GATED_NORM:
         if (b->norms[step->norm].path != NULL && b->norms[step->norm].size == b->values[value].width) {
             fold.kind = FOLD_NORM;
             fold.norm = step->norm;

@@ -19,6 +19,11 @@ struct plan_builder {
 
 /* Value 0 is `width` wide. NULL: no memory. */
 struct plan_builder *plan_builder_new(struct arena *arena, int64_t width);
+/* Add a step whose output is `width` wide; returns the value's number. */
+int plan_add_step(struct plan_builder *b, const struct plan_step *step, int64_t width);
+/* plan_recurrent.c: whether the widths of the inputs of a CONV, a DELTA, a SCAN or a GATED_NORM fit its constants. */
+bool plan_recurrent_fits(const struct plan_builder *b, const struct plan_step *step);
+bool plan_recurrent_same(const struct plan_step *a, const struct plan_step *b);
 /* plan_derive.c: what follows from the steps, into builder->plan; its lists are the arena's afterwards. */
 int plan_derive(struct plan_builder *b, int output);
 /* plan_folds.c. */

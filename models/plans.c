@@ -70,7 +70,7 @@ static bool same_step(const struct plan_step *a, const struct plan_step *b)
     return a->kind == b->kind && memcmp(a->in, b->in, sizeof(a->in)) == 0 && a->module == b->module &&
            a->norm == b->norm && a->factor == b->factor && a->activation == b->activation &&
            same_rope(&a->rope, &b->rope) && same_columns(a, b) && same_attention(&a->attention, &b->attention) &&
-           same_experts(a->experts, b->experts);
+           plan_recurrent_same(a, b) && same_experts(a->experts, b->experts);
 }
 
 /* As they were written: what is derived follows. */
