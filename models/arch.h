@@ -21,6 +21,8 @@ enum layer_type {
     LAYER_SLIDING, /* "sliding_attention": through a window */
     LAYER_CHUNKED, /* "chunked_attention" */
     LAYER_LINEAR,  /* "linear_attention": a recurrence */
+    LAYER_MLP,     /* "mlp": that alone */
+    LAYER_EXPERTS, /* "moe": a choice of experts alone */
     LAYER_TYPES,
 };
 
@@ -63,6 +65,27 @@ struct arch_latent {
     int64_t default_rank, default_nope, default_rope, default_value;
     bool interleaved; /* neighbours are rotated; with rope_interleave, by default */
     bool choosable;   /* rope_interleave counts */
+};
+
+/* What a family with recurrences reads of config.json: members, and what they mean that it lacks (0: required). */
+struct arch_recurrence {
+    const char *heads, *groups;   /* of values; of keys (of B and C) */
+    const char *head_dim, *state; /* of a head: columns and rows of its state */
+    const char *conv;             /* width of the convolution */
+    const char *expand;           /* heads of head_dim are as wide as hidden_size times this; NULL: as they are given */
+    const char *conv_bias, *bias; /* flags; NULL: none */
+    const char *activation;       /* of the convolution, which must be silu; NULL: hidden_act */
+    const char *refused;          /* a member that must be absent, null or 0; NULL: there is none */
+    const char *positions;        /* attention rotates only where this member is "rope"; NULL: it is not read */
+    const char *shared_size;      /* of the MLP that all layers have; NULL: intermediate_size */
+    bool steps;                   /* time steps have limits: time_step_limit, */
+    const char *step_min;         /* or the lower one alone, of this member */
+    bool patterned;               /* layers_block_type or hybrid_override_pattern says what all layers are */
+    bool default_conv_bias;
+    int64_t default_heads, default_groups, default_head_dim, default_state, default_conv, default_expand,
+        default_shared;
+    int64_t default_interval; /* each so-manieth layer attends; 0: a list is required */
+    double default_step_min;
 };
 
 struct model_config;
@@ -130,6 +153,7 @@ struct arch {
     const struct arch_latent *latent;   /* NULL: attention has no latent keys and values */
     const char
         *sample; /* JSON: members for parts.c's sample, where the row does not take those that it has; NULL: none */
+    const struct arch_recurrence *recurrence; /* NULL: no layer is one */
     /* What a member means that config.json lacks. 0: as many as heads; hidden_size / heads; no window. */
     int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
     int64_t default_mlp;                                   /* intermediate_size / hidden_size; 0: it must be given */
@@ -179,6 +203,14 @@ enum rope_type {
 #define ROPE_TABLES_MAX 4
 #define ROPE_FACTORS_MAX 256 /* columns of a longrope table */
 
+/* Layers that are recurrences. */
+struct recurrence {
+    int64_t heads, groups, head_dim, state, conv;
+    int64_t shared_size;
+    bool conv_bias, bias;
+    double dt_min, dt_max;
+};
+
 /* A rotary table: angles of `dims` / 2 columns for each position. Members that its type does not have are 0. */
 struct rope_spec {
     enum rope_type type;
@@ -198,9 +230,10 @@ struct model_config {
     const struct arch *arch;
     int64_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size;
     int64_t max_position;
-    const struct arch_composite *composite;              /* NULL: the checkpoint is the language model alone */
-    int64_t sliding_window;                              /* 0 = none */
-    uint8_t layer_types[ARCH_LAYERS_MAX];                /* enum layer_type */
+    const struct arch_composite *composite; /* NULL: the checkpoint is the language model alone */
+    int64_t sliding_window;                 /* 0 = none */
+    uint8_t layer_types[ARCH_LAYERS_MAX];   /* enum layer_type */
+    struct recurrence recurrence;
     uint64_t nope_layers[ARCH_LAYERS_MAX / 64];          /* bits of those whose queries and keys are not rotated */
     int64_t num_experts, experts_per_token, expert_size; /* num_experts 0: layers have none */
     int64_t sparse_step;                                 /* layer l may have experts where it divides l + 1 */

@@ -10,6 +10,8 @@ static const struct arch_composite composites[] = {
     {"LlavaNextForConditionalGeneration", "llava_next", "text_config", {"llama", "mistral", "qwen2"}},
     {"LlavaOnevisionForConditionalGeneration", "llava_onevision", "text_config", {"qwen2", "qwen3"}},
     {"Mistral3ForConditionalGeneration", "mistral3", "text_config", {"mistral", "ministral3"}},
+    {"Qwen3_5ForConditionalGeneration", "qwen3_5", "text_config", {"qwen3_5_text"}},
+    {"Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", "text_config", {"qwen3_5_moe_text"}},
     {"VoxtralForConditionalGeneration", "voxtral", "text_config", {"llama", "mistral"}},
     {0},
 };

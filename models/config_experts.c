@@ -196,7 +196,7 @@ static int refuse_members(const json_t *config, const struct arch_experts *row)
         double neutral;
         bool read;
     } members[] = {
-        {"n_shared_experts", 0, is_read(row->shared_count, "n_shared_experts")},
+        {"n_shared_experts", row->shared_size != NULL ? 1 : 0, is_read(row->shared_count, "n_shared_experts")},
         {"shared_expert_intermediate_size", 0, is_read(row->shared_size, "shared_expert_intermediate_size")},
         {"routed_scaling_factor", 1, row->scaled},
         {"n_group", 1, row->grouped},

@@ -35,6 +35,9 @@ int config_latent(const json_t *config, struct model_config *c);
 int config_activation(const json_t *config, struct model_config *c);
 int config_norms(const json_t *config, struct model_config *c);
 int config_layers(const json_t *config, struct model_config *c);
+int config_recurrent(const json_t *config, struct model_config *c);
+/* How many layers the lists of a hybrid name; 0: it has none. */
+int64_t config_recurrent_layers(const json_t *config);
 int config_rope(const json_t *config, struct model_config *c);
 int config_factors(const json_t *config, struct model_config *c);
 int config_experts(const json_t *config, struct model_config *c);

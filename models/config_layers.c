@@ -10,7 +10,9 @@
 static const char *const layer_type_names[LAYER_TYPES] = {[LAYER_FULL] = "full_attention",
                                                           [LAYER_SLIDING] = "sliding_attention",
                                                           [LAYER_CHUNKED] = "chunked_attention",
-                                                          [LAYER_LINEAR] = "linear_attention"};
+                                                          [LAYER_LINEAR] = "linear_attention",
+                                                          [LAYER_MLP] = "mlp",
+                                                          [LAYER_EXPERTS] = "moe"};
 
 static void layers_no_rope(struct model_config *c, int64_t layer)
 {
@@ -125,7 +127,7 @@ int config_layers(const json_t *config, struct model_config *c)
     TRY(parse_window(config, c));
     TRY(parse_rule(config, c));
     TRY(config_count(config, "num_nextn_predict_layers", ARCH_LAYERS_MAX, &c->mtp_layers));
-    if (c->arch->layer_types == 0 || types == NULL || json_is_null(types)) {
+    if (c->arch->layer_types == 0 || c->arch->recurrence != NULL || types == NULL || json_is_null(types)) {
         return 0;
     }
     return json_is_array(types) ? parse_layer_types(types, c)

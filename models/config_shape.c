@@ -16,7 +16,8 @@ int config_shape(const json_t *config, struct model_config *c)
     TRY(config_int(config, "hidden_size", CONFIG_HIDDEN_MAX, 0, &c->hidden_size));
     TRY(config_int(config, "intermediate_size", CONFIG_WIDE_MAX, arch->default_mlp * c->hidden_size,
                    &c->intermediate_size));
-    TRY(config_int(config, "num_hidden_layers", ARCH_LAYERS_MAX, 0, &c->num_layers));
+    int64_t listed = arch->recurrence != NULL && arch->recurrence->patterned ? config_recurrent_layers(config) : 0;
+    TRY(config_int(config, "num_hidden_layers", ARCH_LAYERS_MAX, listed, &c->num_layers));
     TRY(config_int(config, "num_attention_heads", CONFIG_HEADS_MAX, arch->default_heads, &c->num_heads));
     TRY(config_int(config, "vocab_size", CONFIG_VOCAB_MAX, arch->default_vocab, &c->vocab_size));
     TRY(config_int(config, "max_position_embeddings", CONFIG_POSITION_MAX, arch->default_max_position,

@@ -26,16 +26,27 @@ static struct plan_experts experts_spec(struct plan_builder *b, const struct mod
     return experts;
 }
 
+/* The shared expert's linears on `in`: gate or NULL, up, down. */
+static int shared_mlp(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names)
+{
+    const char *const *of = names->shared;
+    int gate = of[0] != NULL ? plan_linear(b, in, of[0], NULL, c->shared_size, false) : -1;
+    int up = plan_linear(b, in, of[1], NULL, c->shared_size, false);
+
+    if (gate >= 0) {
+        plan_fuse(b, names->fused, (int[]){gate, up}, 2);
+    }
+    int made = gate >= 0 ? plan_activate(b, ACTIVATION_SILU, gate, up)
+                         : plan_activate(b, (enum plan_activation)c->activation, up, -1);
+    return plan_linear(b, made, of[2], NULL, c->hidden_size, false);
+}
+
 /* What the shared expert adds, through its gate where it has one. */
 static int shared_expert(struct plan_builder *b, const struct model_config *c, int in,
                          const struct family_experts *names)
 {
-    int gate = plan_linear(b, in, names->shared[0], NULL, c->shared_size, false);
-    int up = plan_linear(b, in, names->shared[1], NULL, c->shared_size, false);
+    int out = shared_mlp(b, c, in, names);
 
-    plan_fuse(b, names->fused, (int[]){gate, up}, 2);
-    int product = plan_activate(b, ACTIVATION_SILU, gate, up);
-    int out = plan_linear(b, product, names->shared[2], NULL, c->hidden_size, false);
     if (names->shared_gate != NULL) {
         out = plan_activate(b, ACTIVATION_SIGMOID, plan_router(b, in, names->shared_gate, NULL, 1, false), out);
     }
@@ -68,11 +79,14 @@ int families_experts(struct plan_builder *b, const struct model_config *c, int i
     int shared = c->shared_size > 0 ? shared_expert(b, c, in, names) : -1;
     const struct plan_experts experts = experts_spec(b, c, names);
     struct plan_builder *expert = plan_expert(b, c->hidden_size);
-    int gate = plan_linear(expert, 0, names->gate, NULL, c->expert_size, names->expert_bias);
+    int gate = names->gate != NULL ? plan_linear(expert, 0, names->gate, NULL, c->expert_size, names->expert_bias) : -1;
     int up = plan_linear(expert, 0, names->up, NULL, c->expert_size, names->expert_bias);
 
-    plan_fuse(expert, names->fused, (int[]){gate, up}, 2);
-    int product = plan_activate(expert, names->activation, gate, up);
+    if (gate >= 0) {
+        plan_fuse(expert, names->fused, (int[]){gate, up}, 2);
+    }
+    int product = gate >= 0 ? plan_activate(expert, names->activation, gate, up)
+                            : plan_activate(expert, (enum plan_activation)c->activation, up, -1);
     int made = plan_linear(expert, product, names->down, NULL, c->hidden_size, names->expert_bias);
     if (names->stacked != NULL) {
         store_stacked(expert, c, names->stacked, gate, up, made);

@@ -46,7 +46,7 @@ struct family_stacked {
 
 /* What families of experts call their modules: the router, the list, and an expert's three linears; how they score. */
 struct family_experts {
-    const char *router, *path, *gate, *up, *down, *fused;
+    const char *router, *path, *gate, *up, *down, *fused; /* gate NULL: what up makes is activated by itself */
     enum plan_scores scores;
     double epsilon;   /* of the sum that chosen scores are divided by */
     bool group_pairs; /* plan_experts */
@@ -85,8 +85,26 @@ int families_fused_attention(struct plan_builder *b, const struct model_config *
 /* down(act(gate) * up) with gate and up in one linear, and down(act(up)). */
 int families_fused_mlp(struct plan_builder *b, const struct model_config *c, int in, const struct family_fused *f);
 int families_plain_mlp(struct plan_builder *b, const struct model_config *c, int in, const struct family_fused *f);
+/* The values that a Gated DeltaNet begins with: queries, keys and values side by side, the output's gate, a and beta of
+ * each value head. Returns what its last linear makes. */
+struct family_delta {
+    int qkv, gate, a, beta;
+};
+int families_delta(struct plan_builder *b, const struct model_config *c, const struct family_delta *in);
+/* What families of Mamba 2 call its tensors. */
+struct family_mamba {
+    const char *in, *out, *norm, *conv_weight, *conv_bias, *a_log, *dt_bias, *d;
+};
+#define FAMILY_MAMBA_NAMES(prefix)                                                                         \
+    prefix ".in_proj", prefix ".out_proj", prefix ".norm", prefix ".conv1d.weight", prefix ".conv1d.bias", \
+        prefix ".A_log", prefix ".dt_bias", prefix ".D"
+int families_mamba(struct plan_builder *b, const struct model_config *c, int in, const struct family_mamba *names);
 
 /* The plan of a layer; returns its output. */
+int family_qwen3_next_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_qwen3_5_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_nemotron_h_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_granite_hybrid_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_llama_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_qwen3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_mixtral_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
@@ -128,3 +146,5 @@ extern const struct arch arch_gpt_oss, arch_granite_moe, arch_dots1, arch_flex_o
 extern const struct arch arch_falcon, arch_glm4, arch_gpt2, arch_gpt_neox, arch_phi3;
 /* rows_plain.c: those of families with layer norms and separate linears. */
 extern const struct arch arch_nemotron, arch_opt, arch_phi, arch_starcoder2;
+/* rows_hybrids.c: those of families most of whose layers are recurrences. */
+extern const struct arch arch_granite_hybrid, arch_nemotron_h, arch_qwen3_5, arch_qwen3_5_moe, arch_qwen3_next;

@@ -170,6 +170,41 @@ def nemotron(**more):
     return transformers.NemotronConfig(**{**SHAPE, **more})
 
 
+DELTA = {"linear_conv_kernel_dim": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 24, "linear_num_key_heads": 2,
+         "linear_num_value_heads": 4, "head_dim": 32, "num_hidden_layers": 4}
+SPARSE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "shared_expert_intermediate_size": 56}
+
+
+def qwen3_next(**more):
+    return transformers.Qwen3NextConfig(**{**SHAPE, **DELTA, **SPARSE, **more})
+
+
+def qwen3_5(**more):
+    return transformers.Qwen3_5TextConfig(**{**SHAPE, **DELTA, **more})
+
+
+def qwen3_5_moe(**more):
+    return transformers.Qwen3_5MoeTextConfig(**{**SHAPE, **DELTA, **SPARSE, **more})
+
+
+def nemotron_h(**more):
+    shape = {key: value for key, value in SHAPE.items() if key != "num_hidden_layers"}
+    return transformers.NemotronHConfig(**{**shape, "head_dim": 16, "ssm_state_size": 16, "mamba_num_heads": 8,
+                                           "mamba_head_dim": 12, "n_groups": 2, "n_routed_experts": 8,
+                                           "layers_block_type": ["linear_attention", "full_attention", "mlp",
+                                                                 "linear_attention"],
+                                           "moe_intermediate_size": 48, "moe_shared_expert_intermediate_size": 40,
+                                           **more})
+
+
+def granite_hybrid(**more):
+    return transformers.GraniteMoeHybridConfig(**{
+        **SHAPE, "layer_types": ["linear_attention", "full_attention", "linear_attention"], "mamba_n_heads": 8,
+        "mamba_d_state": 16, "mamba_n_groups": 2, "mamba_expand": 2, "num_local_experts": 0,
+        "shared_intermediate_size": 96, "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5,
+        "attention_multiplier": 0.2, **more})
+
+
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32, "rope_theta": 500000.0}
 
@@ -285,6 +320,18 @@ CASES = {
                                    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
                                                        "partial_rotary_factor": 0.75}}),
     "qwen3-moe-one": (qwen3_moe, {"num_experts": 1, "num_experts_per_tok": 1}),
+    "qwen3-next": (qwen3_next, {}),
+    "qwen3-next-dense": (qwen3_next, {"mlp_only_layers": [1, 3], "norm_topk_prob": False, "attention_bias": True,
+                                      "linear_num_key_heads": 4, "tie_word_embeddings": True}),
+    "qwen3.5": (qwen3_5, {}),
+    "qwen3.5-moe": (qwen3_5_moe, {}),
+    "nemotron-h": (nemotron_h, {}),
+    "nemotron-h-biases": (nemotron_h, {"mlp_bias": True, "use_bias": True, "use_conv_bias": False, "time_step_min": 0.9}),
+    "nemotron-h-moe": (nemotron_h, {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
+                                    "routed_scaling_factor": 2.5, "n_group": 4, "topk_group": 2,
+                                    "num_experts_per_tok": 3}),
+    "granite-hybrid": (granite_hybrid, {}),
+    "granite-hybrid-rope": (granite_hybrid, {"position_embedding_type": "rope", "time_step_limit": [0.3, 0.8]}),
 }
 
 
@@ -362,7 +409,15 @@ def llava():
     return transformers.LlavaConfig(text_config={**SHAPE, "model_type": "qwen2"}, vision_config={**VISION, "model_type": "clip_vision_model"})
 
 
+def qwen3_5_composite():
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": SHAPE["hidden_size"],
+              "num_position_embeddings": 16, "patch_size": 4}
+    return transformers.Qwen3_5Config(text_config={**SHAPE, **DELTA}, vision_config=vision, tie_word_embeddings=False, image_token_id=1,
+                                      video_token_id=2, vision_start_token_id=3, vision_end_token_id=4)
+
+
 COMPOSITES = {"mistral3": (mistral3_composite, transformers.Mistral3ForConditionalGeneration),
+              "qwen3.5": (qwen3_5_composite, transformers.Qwen3_5ForConditionalGeneration),
               "llava": (llava, transformers.LlavaForConditionalGeneration)}
 
 
