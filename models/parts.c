@@ -111,6 +111,16 @@ static bool has_experts(const struct plan *plan)
     return has_kind(plan, STEP_EXPERTS);
 }
 
+static bool has_delta_rule(const struct plan *plan)
+{
+    return has_kind(plan, STEP_DELTA);
+}
+
+static bool has_state_space(const struct plan *plan)
+{
+    return has_kind(plan, STEP_SCAN);
+}
+
 static bool has_fused(const struct plan *plan)
 {
     return has_kind(plan, STEP_SELECT);
@@ -134,6 +144,8 @@ static const struct {
     {"biases", has_biases},
     {"fused_linears", has_fused},
     {"experts", has_experts},
+    {"delta_rule", has_delta_rule},
+    {"state_space", has_state_space},
 };
 #define PARTS (sizeof(parts) / sizeof(parts[0]))
 _Static_assert(PARTS <= ARCH_PARTS_MAX, "ARCH_PARTS_MAX");
