@@ -55,7 +55,7 @@ static int set_type(struct model_config *c, int64_t layer, int word, const char 
     return 0;
 }
 
-static int parse_list(const json_t *list, struct model_config *c)
+static int parse_block_list(const json_t *list, struct model_config *c)
 {
     if (!json_is_array(list) || (int64_t)json_array_size(list) != c->num_layers) {
         return err_raise(ERR_INVALID_MODEL, "config.json: the list of layer types has %zu entries for %lld layers",
@@ -113,7 +113,7 @@ static int parse_types(const json_t *config, struct model_config *c)
     uint8_t listed[ARCH_LAYERS_MAX];
 
     if (list != NULL) {
-        TRY(parse_list(list, c));
+        TRY(parse_block_list(list, c));
         memcpy(listed, c->layer_types, sizeof(listed));
     }
     if (patterned && !json_is_string(pattern)) {

@@ -4,7 +4,7 @@
 
 #include "gpu/gpu.h"
 
-static int64_t width_of(const struct plan_builder *b, int value)
+static int64_t recurrent_width(const struct plan_builder *b, int value)
 {
     return value >= 0 && value < b->plan.value_count ? b->values[value].width : 0;
 }
@@ -13,7 +13,7 @@ int plan_conv(struct plan_builder *b, int in, const struct plan_conv *conv)
 {
     const struct plan_step step = {.kind = STEP_CONV, .in = {in}, .inputs = 1, .module = -1, .norm = -1, .conv = *conv};
 
-    return plan_add_step(b, &step, width_of(b, in));
+    return plan_add_step(b, &step, recurrent_width(b, in));
 }
 
 int plan_delta(struct plan_builder *b, int in, int a, int beta, const struct plan_delta *delta)
@@ -45,7 +45,7 @@ int plan_gated_norm(struct plan_builder *b, int in, int gate, const struct plan_
     if (b->plan.norm_count < PLAN_STEPS_MAX) {
         b->norms[b->plan.norm_count++] = *norm;
     }
-    return plan_add_step(b, &step, width_of(b, in));
+    return plan_add_step(b, &step, recurrent_width(b, in));
 }
 
 static bool is_vector(const struct plan_builder *b, int parameter, int64_t size)
@@ -69,8 +69,8 @@ static bool delta_fits(const struct plan_builder *b, const struct plan_step *ste
 
     return d->key_heads > 0 && d->value_heads > 0 && d->value_heads % d->key_heads == 0 && d->key_dim > 0 &&
            d->key_dim <= GPU_STATE_MAX && d->value_dim > 0 &&
-           width_of(b, step->in[0]) == 2 * d->key_heads * d->key_dim + d->value_heads * d->value_dim &&
-           width_of(b, step->in[1]) == d->value_heads && width_of(b, step->in[2]) == d->value_heads &&
+           recurrent_width(b, step->in[0]) == 2 * d->key_heads * d->key_dim + d->value_heads * d->value_dim &&
+           recurrent_width(b, step->in[1]) == d->value_heads && recurrent_width(b, step->in[2]) == d->value_heads &&
            is_vector(b, d->a_log, d->value_heads) && is_vector(b, d->dt_bias, d->value_heads);
 }
 
@@ -79,14 +79,15 @@ static bool scan_fits(const struct plan_builder *b, const struct plan_step *step
     const struct plan_scan *s = &step->scan;
 
     return s->heads > 0 && s->groups > 0 && s->heads % s->groups == 0 && s->head_dim > 0 && s->state > 0 &&
-           s->state <= GPU_STATE_MAX && width_of(b, step->in[0]) == s->heads * s->head_dim + 2 * s->groups * s->state &&
-           width_of(b, step->in[1]) == s->heads && is_vector(b, s->a_log, s->heads) &&
+           s->state <= GPU_STATE_MAX &&
+           recurrent_width(b, step->in[0]) == s->heads * s->head_dim + 2 * s->groups * s->state &&
+           recurrent_width(b, step->in[1]) == s->heads && is_vector(b, s->a_log, s->heads) &&
            is_vector(b, s->dt_bias, s->heads) && is_vector(b, s->d, s->heads);
 }
 
 bool plan_recurrent_fits(const struct plan_builder *b, const struct plan_step *step)
 {
-    int64_t width = width_of(b, step->in[0]), size = step->gated.size;
+    int64_t width = recurrent_width(b, step->in[0]), size = step->gated.size;
 
     switch (step->kind) {
     case STEP_CONV:
@@ -96,7 +97,7 @@ bool plan_recurrent_fits(const struct plan_builder *b, const struct plan_step *s
     case STEP_SCAN:
         return scan_fits(b, step);
     default:
-        return size > 0 && width % size == 0 && width_of(b, step->in[1]) == width &&
+        return size > 0 && width % size == 0 && recurrent_width(b, step->in[1]) == width &&
                (b->norms[step->norm].size == size || b->norms[step->norm].size == width);
     }
 }

@@ -75,7 +75,7 @@ int launch_gather_rows(float *y, const float *x, const int32_t *places, const fl
 int launch_scatter_rows(float *y, const float *x, const int32_t *places, const float *weights, int64_t rows,
                         int64_t cols, int64_t k, cudaStream_t stream);
 
-/* recurrent.cu: rows are sequences of `length`, whole ones. */
+/* recurrent.cu: rows are sequences of `length` each. */
 struct launch_conv {
     float *y;
     const float *x, *w, *bias; /* bias: or NULL */

@@ -3,7 +3,7 @@
 
 #include "models/families/families.h"
 
-static int shared_mlp(struct plan_builder *b, const struct model_config *c, int in)
+static int granite_shared_mlp(struct plan_builder *b, const struct model_config *c, int in)
 {
     int64_t size = c->recurrence.shared_size;
     int both = plan_linear(b, in, "shared_mlp.input_linear", NULL, 2 * size, false);
@@ -23,5 +23,5 @@ int family_granite_hybrid_plan(const struct model_config *c, int64_t layer, stru
         b, c, 0, linear ? families_mamba(b, c, in, &mamba) : families_attention(b, c, layer, in, FAMILY_NORMS_NONE));
 
     in = plan_row_norm(b, x, "post_attention_layernorm", NULL);
-    return families_add(b, c, x, shared_mlp(b, c, in));
+    return families_add(b, c, x, granite_shared_mlp(b, c, in));
 }

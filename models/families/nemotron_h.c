@@ -1,5 +1,5 @@
 /* Nemotron-H and Nemotron 3 (NVIDIA 2025, arXiv 2504.03624): a layer is one norm and one of Mamba 2, attention without
- * positions, an MLP of relu^2, or a choice of such MLPs beside a shared one. */
+ * positions, an MLP of relu^2, or a choice of such MLPs next to a shared one. */
 
 #include "models/families/families.h"
 

@@ -22,7 +22,7 @@ static int convolve(struct plan_builder *b, const struct recurrence *r, int in, 
     return plan_conv(b, in, &conv);
 }
 
-static int cut(struct plan_builder *b, int in, int64_t stride, int64_t first, int64_t count)
+static int recurrent_cut(struct plan_builder *b, int in, int64_t stride, int64_t first, int64_t count)
 {
     return plan_select(b, in, &(struct plan_select){.stride = stride, .first = first, .count = count});
 }
@@ -63,8 +63,8 @@ int families_mamba(struct plan_builder *b, const struct model_config *c, int in,
     const struct plan_gated_norm gated = {.size = inner / r->groups, .gate_first = true};
 
     int made = plan_linear(b, in, names->in, NULL, all, r->bias);
-    int gate = cut(b, made, all, 0, inner), x = cut(b, made, all, inner, columns);
-    int dt = cut(b, made, all, inner + columns, r->heads);
+    int gate = recurrent_cut(b, made, all, 0, inner), x = recurrent_cut(b, made, all, inner, columns);
+    int dt = recurrent_cut(b, made, all, inner + columns, r->heads);
     x = convolve(b, r, x, columns, names->conv_weight, r->conv_bias ? names->conv_bias : NULL);
     int y = plan_gated_norm(b, plan_scan(b, x, dt, &scan), gate, &norm, &gated);
     return plan_linear(b, y, names->out, NULL, c->hidden_size, r->bias);

@@ -60,7 +60,7 @@ START_TEST(test_qwen)
                      FOLD_NONE); /* heads share the norm's weight */
     ck_assert_int_eq(plan_attention_group(linear), -1);
     ck_assert_int_eq(plan_attention_group(full), 0);
-    ck_assert_int_eq(group_of(full, "self_attn.o_proj")->fold.kind, FOLD_NONE); /* behind the gate */
+    ck_assert_int_eq(group_of(full, "self_attn.o_proj")->fold.kind, FOLD_NONE); /* after the gate */
     ck_assert_int_eq(full->modules[plan_find_module(full, "self_attn.q_proj")].rows, 2 * 4 * 16);
     ck_assert_int_eq(full->steps[plan_find_step(full, STEP_ROPE)].rope.rotated, 4);
     ck_assert(full->norms[0].unit_offset);
@@ -80,7 +80,7 @@ START_TEST(test_mamba)
     ck_assert_int_eq(out->fold.kind, FOLD_NORM);
     ck_assert_str_eq(plan->norms[out->fold.norm].path, "mixer.norm");
     ck_assert_int_eq(group_of(plan, "mixer.in_proj")->count, 1);
-    ck_assert_int_eq(group_of(plans_layer(plans, 2), "mixer.down_proj")->fold.kind, FOLD_NONE); /* behind relu^2 */
+    ck_assert_int_eq(group_of(plans_layer(plans, 2), "mixer.down_proj")->fold.kind, FOLD_NONE); /* after relu^2 */
     ck_assert_int_eq(plan_find_step(plans_layer(plans, 1), STEP_ROPE), -1);
     ck_assert_double_eq(plan_flops(plan, PLAN_BIT(plan_find_step(plan, STEP_SCAN)), 10, 5), 5.0 * 10 * 4 * 8 * 12);
     plans_free(plans);
