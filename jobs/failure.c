@@ -14,6 +14,7 @@ static const struct hint_row {
     {ERR_SOURCE_CHANGED, "register the model again, leave its files alone while jobs run, and submit a new job"},
     {ERR_SOURCE_CORRUPT, "a file of the checkpoint is damaged: download it again and register the model again"},
     {ERR_INVALID_MODEL, "the checkpoint contradicts itself: download it again and register the model again"},
+    {ERR_INVALID_CHAT_TEMPLATE, "send text or input_ids instead of messages, or repair the model's chat template"},
     {ERR_INVALID_TOKENIZER, "send input_ids instead of text, or repair the model's tokenizer.json"},
     {ERR_DISK_FULL, "free space in the data directory (delete artifacts and jobs), or lower num_samples"},
     {ERR_HOST_OUT_OF_MEMORY, "lower calibration.sequence_length or resources.host_memory_bytes, or use a larger host"},

@@ -25,6 +25,7 @@ struct service_upload {
     int64_t length;    /* tokens of a sequence */
     struct job_spec spec;
     struct tokenizer *tokenizer;
+    struct chat *chat;
     struct calibration_writer *writer;
     json_t *warnings; /* of the job, with what this upload adds */
 };
@@ -86,6 +87,7 @@ void service_upload_abort(struct service_upload *upload)
     calibration_writer_free(upload->writer);
     upload_sweep(upload);
     tokenizer_free(upload->tokenizer);
+    chat_free(upload->chat);
     json_decref(upload->warnings);
     spec_deinit(&upload->spec);
     unregister_upload(upload);
@@ -123,10 +125,12 @@ static int open_writer(struct service_upload *upload, const struct job_row *row)
     upload->committed = counts->records;
     upload->length = spec_sequence_length(&upload->spec, model_config(model));
     TRY(service_tokenizer_open(model, &upload->tokenizer));
+    TRY(chat_open(model, &upload->chat));
     TRY(service_job_path(upload->service, upload->job, NULL, folder));
     TRY(service_job_path(upload->service, upload->job, TASK_CALIBRATION_LOG, upload->path));
     TRY(fs_make_dirs(folder));
     const struct calibration_reading reading = {.tokenizer = upload->tokenizer,
+                                                .chat = upload->chat,
                                                 .vocab_size = model_config(model)->vocab_size,
                                                 .text_field = upload->spec.calibration.text_field,
                                                 .add_special_tokens = upload->spec.calibration.add_special_tokens,

@@ -137,8 +137,8 @@ static int explain_shortage(const struct task *task, const char *what, int64_t l
     rc = err_set_param(rc, pointer);
     return err_set_hint(
         rc,
-        "the %s file must fill one sequence of %lld tokens with lines {\"%s\": \"...\"} or "
-        "{\"input_ids\": [...]}; or lower %s.sequence_length",
+        "the %s file must fill one sequence of %lld tokens with lines {\"%s\": \"...\"}, "
+        "{\"messages\": [...]} or {\"input_ids\": [...]}; or lower %s.sequence_length",
         what, (long long)length,
         strcmp(what, "evaluation") == 0 ? task->spec.evaluation.text_field : task->spec.calibration.text_field, what);
 }

@@ -53,6 +53,7 @@ static int open_blob(struct task *task, const char *id, struct blob_reader **rea
 static int ingest_file(struct task *task, const struct task_records *records, struct job_records *found)
 {
     AUTO(tokenizer) struct tokenizer *tokenizer = NULL;
+    AUTO(chat) struct chat *chat = NULL;
     AUTO(blob_reader) struct blob_reader *reader = NULL;
     AUTO(calibration_writer) struct calibration_writer *writer = NULL;
     struct calibration_counts counts;
@@ -61,8 +62,10 @@ static int ingest_file(struct task *task, const struct task_records *records, st
 
     TRY(open_blob(task, records->file_id, &reader, &size));
     TRY(service_tokenizer_open(task->model, &tokenizer));
+    TRY(chat_open(task->model, &chat));
     TRY(fs_path(path, sizeof(path), "%s/%s", task->directory, records->log));
     const struct calibration_reading reading = {.tokenizer = tokenizer,
+                                                .chat = chat,
                                                 .vocab_size = model_config(task->model)->vocab_size,
                                                 .text_field = records->text_field,
                                                 .add_special_tokens = records->add_special_tokens,

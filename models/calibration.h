@@ -1,12 +1,15 @@
 #pragma once
 /* Calibration and evaluation sets: NDJSON records in, a durable token log, fixed batches out.
  *
- * Records: {"text": "..."} or {"input_ids": [..]}, the latter with an attention_mask where padding is left out. The
+ * Records: {"text": "..."}, {"messages": [..]}, which the checkpoint's chat template renders (with tools,
+ * add_generation_prompt and chat_template_kwargs where the record has them), or {"input_ids": [..]}, with an
+ * attention_mask where padding is left out. The
  * token log is an append-only file of records (u32 count, then count x i32, little-endian); what was committed is
  * (records, bytes), stored by the caller: on open the file is cut back to it. A set is a fixed [sequences, length]
  * matrix of ids drawn from a log. */
 
 #include "base/cleanup.h"
+#include "models/chat.h"
 #include "models/tokenizer.h"
 
 #include <stdbool.h>
@@ -27,11 +30,13 @@ struct calibration_error {
 #define CALIBRATION_UNKNOWN_BYTES 64 /* of such a name, with its NUL */
 
 /* How lines become ids. tokenizer may be NULL: then only input_ids are accepted and {"text"} is an error. vocab_size
- * bounds ids. text_field: usually "text". add_special_tokens: run the tokenizer's template over texts (BOS). watch,
- * unless NULL, is asked every few milliseconds of long work: what is negative ends it. Borrowed while the writer lives.
+ * bounds ids. chat may be NULL: then messages are an error. text_field: usually "text". add_special_tokens: run the
+ * tokenizer's template over texts (BOS). watch, unless NULL, is asked every few milliseconds of long work: what is
+ * negative ends it. Borrowed while the writer lives.
  */
 struct calibration_reading {
     const struct tokenizer *tokenizer;
+    const struct chat *chat;
     int64_t vocab_size;
     const char *text_field;
     bool add_special_tokens;

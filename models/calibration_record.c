@@ -3,10 +3,14 @@
  * The pull parser reads it, so a record costs its own text and tokens and nothing of the lines before it. What is wrong
  * becomes the record's code and detail; members that nothing reads are noted by name, since data sets carry columns and
  * one of them may have been meant to count. Text is encoded with the special tokens of the tokenizer's template, unless
- * told otherwise: a packed set then has the model's own mark where a document begins. Tokens that an attention_mask
+ * told otherwise: a packed set then has the model's own mark where a document begins. Messages are rendered by the
+ * checkpoint's chat template once the line is read; such a text gets no special tokens, since the template has its
+ * own. Tokens that an attention_mask
  * hides are left out; a hole between others cannot be, since the tokens around it would become neighbours. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/json.h"
 #include "base/json_stream.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -20,11 +24,14 @@
 #define ITEMS_KEEP (64u << 10) /* elements of a buffer beyond which it is freed */
 #define GIVE_UPS_MAX 8         /* texts that exceeded the limits of patterns, before no more is tried */
 #define NAMES_BYTES 96         /* of members, in a detail */
+#define CHAT_DEPTH 64          /* of messages and tools */
 
 /* A line under way. */
 struct line {
     struct calibration_record *record;
     bool text, input_ids, mask; /* which member was there */
+    json_t *messages, *tools, *variables;
+    bool generation_prompt;
     bool unknown;
     char names[NAMES_BYTES]; /* of unknown members */
 };
@@ -97,8 +104,27 @@ static void note_doubles(struct calibration_reader *reader, const struct calibra
     reader->notes.double_end += after_count > 0 && end[-1] == after[0];
 }
 
-/* The record's text. Negative only when the reader cannot continue; what is wrong with the text goes into the record.
- */
+/* A text to the record's ids. Negative only when the reader cannot continue; what is wrong with the text goes into the
+ * record. */
+static int encode_text(struct calibration_reader *reader, const char *text, size_t size, bool special,
+                       struct line *line)
+{
+    const struct calibration_reading *reading = &reader->reading;
+
+    tokenizer_scratch_watch(reader->scratch, reading->watch != NULL ? ask : NULL, reader);
+    int rc = tokenizer_encode(reading->tokenizer, reader->scratch, text, size, special, &line->record->ids,
+                              &line->record->count);
+    if (rc == ERR_HOST_OUT_OF_MEMORY || reader->stopped != 0) {
+        return rc;
+    }
+    if (rc != 0) {
+        reader->gave_up += tokenizer_gave_up(reader->scratch);
+        record_refuse(line, rc, "%.150s", err_last()->message);
+    }
+    return 0;
+}
+
+/* The record's text, as encode_text. */
 static int record_text(struct calibration_reader *reader, const struct json_stream *stream, enum json_token token,
                        struct line *line)
 {
@@ -118,20 +144,96 @@ static int record_text(struct calibration_reader *reader, const struct json_stre
                       "the tokenizer's patterns gave up on %d texts before this one, so that it was not tried",
                       GIVE_UPS_MAX);
     }
-    if (record->code != 0) {
+    return record->code != 0 ? 0 : encode_text(reader, stream->text, stream->length, reading->add_special_tokens, line);
+}
+
+/* The record's messages, rendered and encoded, as record_text. */
+static int record_messages(struct calibration_reader *reader, struct line *line)
+{
+    const struct calibration_reading *reading = &reader->reading;
+    const struct chat_record chat = {.messages = line->messages,
+                                     .tools = json_is_null(line->tools) ? NULL : line->tools,
+                                     .variables = json_is_null(line->variables) ? NULL : line->variables,
+                                     .generation_prompt = line->generation_prompt};
+    AUTO_FREE char *text = NULL;
+    size_t size = 0;
+
+    if (!json_is_array(line->messages)) {
+        record_refuse(line, ERR_INVALID_PARAMETER, "member \"messages\" must be a list of objects");
+    } else if ((chat.tools != NULL && !json_is_array(chat.tools)) ||
+               (chat.variables != NULL && !json_is_object(chat.variables))) {
+        record_refuse(line, ERR_INVALID_PARAMETER,
+                      "member \"tools\" must be a list, \"chat_template_kwargs\" an object");
+    } else if (reading->tokenizer == NULL || reading->chat == NULL) {
+        record_refuse(line, ERR_INVALID_PARAMETER, "the model has no %s",
+                      reading->tokenizer == NULL ? "tokenizer.json: send input_ids" : "chat template: send text");
+    } else if (reader->gave_up == GIVE_UPS_MAX) {
+        record_refuse(line, ERR_INVALID_PARAMETER, "%d texts before this one exceeded their limits: it was not tried",
+                      GIVE_UPS_MAX);
+    }
+    if (line->record->code != 0) {
         return 0;
     }
-    tokenizer_scratch_watch(reader->scratch, reading->watch != NULL ? ask : NULL, reader);
-    int rc = tokenizer_encode(reading->tokenizer, reader->scratch, stream->text, stream->length,
-                              reading->add_special_tokens, &record->ids, &record->count);
-    if (rc == ERR_HOST_OUT_OF_MEMORY || reader->stopped != 0) {
+    int rc = chat_render(reading->chat, &chat, &text, &size);
+    if (rc == ERR_HOST_OUT_OF_MEMORY) {
         return rc;
     }
     if (rc != 0) {
-        reader->gave_up += tokenizer_gave_up(reader->scratch);
+        reader->gave_up += rc == ERR_PAYLOAD_TOO_LARGE;
         record_refuse(line, rc, "%.150s", err_last()->message);
+        return 0;
+    }
+    return encode_text(reader, text, size, false, line);
+}
+
+/* The value of a member of a chat, whose first token is `token`, as a tree: 0, 1 when the JSON is broken. */
+static int read_tree(struct json_stream *stream, enum json_token token, const char *name, json_t **out,
+                     struct line *line)
+{
+    bool nested = token == JSON_TOKEN_ARRAY_BEGIN || token == JSON_TOKEN_OBJECT_BEGIN;
+    size_t start = stream->at - 1;
+
+    if (!json_stream_skip(stream, token)) {
+        return 1;
+    }
+    if (*out != NULL) {
+        record_refuse(line, ERR_INVALID_JSON, "member \"%s\" is there twice", name);
+        return 0;
+    }
+    if (!nested) { /* another type than null is wrong, if the record has messages */
+        *out = token == JSON_TOKEN_NULL ? json_null() : json_false();
+        return 0;
+    }
+    int rc = json_parse(stream->data + start, stream->at - start, CHAT_DEPTH, out);
+    if (rc == ERR_HOST_OUT_OF_MEMORY) {
+        return rc;
+    }
+    if (rc != 0) {
+        record_refuse(line, rc, "member \"%s\": %.100s", name, err_last()->message);
     }
     return 0;
+}
+
+/* A member of a chat: 0, 1 when the JSON is broken, negative when memory ran out. */
+static int read_chat(struct json_stream *stream, const char *name, struct line *line)
+{
+    enum json_token token = json_stream_next(stream);
+
+    if (token == JSON_TOKEN_ERROR) {
+        return 1;
+    }
+    if (strcmp(name, "add_generation_prompt") == 0) {
+        if (token != JSON_TOKEN_TRUE && token != JSON_TOKEN_FALSE) {
+            record_refuse(line, ERR_INVALID_PARAMETER, "member \"%s\" must be a boolean", name);
+        }
+        line->generation_prompt = token == JSON_TOKEN_TRUE;
+        return json_stream_skip(stream, token) ? 0 : 1;
+    }
+    return read_tree(stream, token, name,
+                     strcmp(name, "messages") == 0 ? &line->messages
+                     : strcmp(name, "tools") == 0  ? &line->tools
+                                                   : &line->variables,
+                     line);
 }
 
 static int record_grow(void **array, size_t *capacity, size_t count, size_t size)
@@ -273,9 +375,29 @@ static void note_unknown(struct calibration_reader *reader, const char *name, si
     }
 }
 
+static void note_unread(struct calibration_reader *reader, const char *name, const json_t *value, struct line *line)
+{
+    if (value != NULL) {
+        note_unknown(reader, name, strlen(name), line);
+    }
+}
+
 static bool is_key(const struct json_stream *stream, const char *name)
 {
     return stream->length == strlen(name) && memcmp(stream->text, name, stream->length) == 0;
+}
+
+/* The static name of a member of a chat, or NULL. */
+static const char *chat_key(const struct json_stream *stream)
+{
+    static const char *const names[] = {"messages", "tools", "add_generation_prompt", "chat_template_kwargs"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (is_key(stream, names[i])) {
+            return names[i];
+        }
+    }
+    return NULL;
 }
 
 /* The members of the line's object: 0, 1 when the JSON is broken, negative when the reader cannot continue. */
@@ -285,6 +407,14 @@ static int record_members(struct calibration_reader *reader, struct json_stream 
 
     while ((token = json_stream_next(stream)) == JSON_TOKEN_KEY) {
         bool text = is_key(stream, reader->reading.text_field);
+        const char *chat = text ? NULL : chat_key(stream);
+        if (chat != NULL) {
+            int rc = read_chat(stream, chat, line);
+            if (rc != 0) {
+                return rc;
+            }
+            continue;
+        }
         bool ids = !text && is_key(stream, "input_ids"), mask = !text && is_key(stream, "attention_mask");
         if (!text && !ids && !mask) {
             note_unknown(reader, stream->text, stream->length, line);
@@ -347,13 +477,18 @@ static void check_record(struct calibration_reader *reader, struct line *line)
     struct calibration_record *record = line->record;
     const char *field = reader->reading.text_field;
 
-    if (!line->text && !line->input_ids) {
-        record_refuse(line, ERR_MISSING_PARAMETER, "the record has neither \"%.64s\" nor \"input_ids\"%s%s", field,
+    bool chat = line->messages != NULL;
+
+    if (!line->text && !line->input_ids && !chat) {
+        record_refuse(line, ERR_MISSING_PARAMETER,
+                      "the record has neither \"%.64s\" nor \"messages\" nor \"input_ids\"%s%s", field,
                       line->unknown ? ", but " : "", line->names);
-    } else if (line->text && line->input_ids) {
-        record_refuse(line, ERR_INVALID_PARAMETER, "the record has both \"%.64s\" and \"input_ids\"", field);
-    } else if (line->text && line->mask) {
-        record_refuse(line, ERR_INVALID_PARAMETER, "attention_mask goes with input_ids, not with \"%.64s\"", field);
+    } else if (line->text + line->input_ids + chat > 1) {
+        record_refuse(line, ERR_INVALID_PARAMETER, "the record has both \"%.64s\" and \"%s\"",
+                      line->text ? field : "messages", line->input_ids ? "input_ids" : "messages");
+    } else if (!line->input_ids && line->mask) {
+        record_refuse(line, ERR_INVALID_PARAMETER, "attention_mask goes with input_ids, not with \"%.64s\"",
+                      chat ? "messages" : field);
     }
     if (record->code != 0) {
         return;
@@ -402,6 +537,16 @@ int calibration_record_read(struct calibration_reader *reader, const char *text,
                       stream.at);
     }
     json_stream_deinit(&stream);
+    if (line.messages == NULL) { /* columns that mean nothing then */
+        note_unread(reader, "tools", line.tools, &line);
+        note_unread(reader, "chat_template_kwargs", line.variables, &line);
+    }
+    if (rc >= 0 && out->code == 0 && line.messages != NULL && !line.text && !line.input_ids && !line.mask) {
+        rc = record_messages(reader, &line);
+    }
+    json_decref(line.messages);
+    json_decref(line.tools);
+    json_decref(line.variables);
     if (rc < 0) {
         return rc;
     }

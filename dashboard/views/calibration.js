@@ -132,7 +132,7 @@ function build(main, job, first, signal) {
   main.replaceChildren(
     el("div", {class: "head"}, el("div", {}, el("p", {class: "muted"}, el("a", {href: "#/"}, "Queue"), " / ", el("a", {href: `#/jobs/${job.id}`}, job.name || job.id)), el("h1", {}, "Calibration records")), el("a", {class: "button", href: `#/jobs/${job.id}`}, "Show the job")),
     el("div", {class: "stack"},
-      el("section", {class: "panel", "aria-label": "Records"}, el("header", {}, el("h2", {}, "Records"), el("span", {class: "muted"}, "Lines of JSON: {\"text\": …} or {\"input_ids\": […]}")),
+      el("section", {class: "panel", "aria-label": "Records"}, el("header", {}, el("h2", {}, "Records"), el("span", {class: "muted"}, "Lines of JSON: {\"text\": …}, {\"messages\": […]} or {\"input_ids\": […]}")),
         el("div", {class: "body stack"}, picker, bar, position, fault)),
       el("dl", {class: "facts"}, fact("Tokens", tokens), fact("Records", records), fact("Tokens still needed", needed), fact("Rejected lines", rejected)), messages));
   if (first) {

@@ -97,7 +97,7 @@ def codes(warnings):
 def a_file_without_a_usable_line_says_why():
     with Daemon() as daemon:
         model = daemon.request("POST", "/v1/models", json={"uri": "file:tiny-llama"}).json["id"]
-        kinds = {"messages": lines(*[{"messages": [{"role": "user", "content": WORDS}]}] * 5), "not valid JSON": (WORDS + "\n").encode() * 5,
+        kinds = {"no chat template": lines(*[{"messages": [{"role": "user", "content": WORDS}]}] * 5), "not valid JSON": (WORDS + "\n").encode() * 5,
                  "2048": lines(*[{"input_ids": [5, 2048]}] * 5), "attention_mask": lines(*[{"text": WORDS, "attention_mask": [1]}] * 5)}
         for word, data in kinds.items():
             file = daemon.request("POST", "/v1/files?purpose=calibration", body=data, headers={"Content-Type": NDJSON}).json["id"]

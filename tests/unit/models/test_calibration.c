@@ -1,6 +1,7 @@
 /* The token log: lines cut anywhere, every error with its line, limits, cutting back. */
 
 #include "base/digest.h"
+#include "models/calibration_internal.h"
 #include "tests/unit/models/calibration_log.h"
 
 #include <sys/stat.h>
@@ -78,8 +79,74 @@ static const struct {
     {"{\"text\": \"a\", \"attention_mask\": [1]}", ERR_INVALID_PARAMETER},
     {"{\"attention_mask\": [1, 1]}", ERR_MISSING_PARAMETER},
     {"{\"input_ids\": [1], \"attention_mask\": [1], \"attention_mask\": [1]}", ERR_INVALID_JSON},
-    {"{\"messages\": [{\"role\": \"user\"}]}", ERR_MISSING_PARAMETER},
+    {"{\"messages\": [{\"role\": \"user\"}]}", ERR_INVALID_PARAMETER}, /* without a template */
+    {"{\"messages\": {}}", ERR_INVALID_PARAMETER},
+    {"{\"messages\": 1}", ERR_INVALID_PARAMETER},
+    {"{\"messages\": null}", ERR_INVALID_PARAMETER},
+    {"{\"messages\": [], \"messages\": []}", ERR_INVALID_JSON},
+    {"{\"messages\": [], \"text\": \"a\"}", ERR_INVALID_PARAMETER},
+    {"{\"messages\": [], \"input_ids\": [1]}", ERR_INVALID_PARAMETER},
+    {"{\"messages\": [], \"attention_mask\": [1]}", ERR_INVALID_PARAMETER},
+    {"{\"messages\": [{\"a\": 1, \"a\": 2}]}", ERR_INVALID_JSON},
+    {"{\"messages\": [{\"a\": 1]}", ERR_INVALID_JSON},
+    {"{\"tools\": []}", ERR_MISSING_PARAMETER},
 };
+
+/* Messages become the text that the template makes of them, without the tokenizer's special tokens. */
+START_TEST(test_messages_are_rendered)
+{
+    static const char template[] =
+        "{% if messages|length == 0 %}{{ raise_exception('none') }}{% endif %}{% for m in messages %}"
+        "{{ m.role }}: {{ m.content }}{% endfor %}{{ tools|length if tools }}{{ more }}"
+        "{% if add_generation_prompt %}>{% endif %}";
+    static const struct {
+        const char *line, *text; /* or a part of the reason */
+        int code;
+    } rows[] = {
+        {"{\"messages\": [{\"role\": \"user\", \"content\": \"a \\u00e9\"}]}", "user: a \xc3\xa9", 0},
+        {"{\"tools\": [{}, {}], \"messages\": [{\"role\": \"u\", \"content\": \"c\"}], \"add_generation_prompt\": "
+         "true}",
+         "u: c2>", 0},
+        {"{\"chat_template_kwargs\": {\"more\": \"!\"}, \"tools\": null, \"messages\": [{}]}", ": !", 0},
+        {"{\"text\": \"t\", \"tools\": \"none\", \"chat_template_kwargs\": 7}", "t", 0},
+        {"{\"messages\": []}", "it refuses the messages: none", ERR_INVALID_PARAMETER},
+        {"{\"messages\": [7]}", "messages[0] is not an object", ERR_INVALID_PARAMETER},
+        {"{\"messages\": [{}], \"tools\": {}}", "must be a list", ERR_INVALID_PARAMETER},
+        {"{\"messages\": [{}], \"chat_template_kwargs\": 7}", "an object", ERR_INVALID_PARAMETER},
+        {"{\"messages\": [{}], \"add_generation_prompt\": 7}", "must be a boolean", ERR_INVALID_PARAMETER},
+    };
+    struct tokenizer *tokenizer = tiny_tokenizer();
+    struct tokenizer_scratch *scratch = NULL;
+    struct calibration_reader reader;
+    struct calibration_record record;
+    struct chat *chat = NULL;
+
+    ck_assert_rc_ok(chat_new(template, sizeof(template) - 1, NULL, &chat));
+    ck_assert_rc_ok(tokenizer_scratch_new(tokenizer, &scratch));
+    const struct calibration_reading reading = {
+        .tokenizer = tokenizer, .chat = chat, .vocab_size = 2048, .text_field = "text", .add_special_tokens = true};
+    ck_assert_rc_ok(calibration_reader_init(&reader, &reading));
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const int32_t *ids;
+        size_t count;
+        ck_assert_rc_ok(calibration_record_read(&reader, rows[i].line, strlen(rows[i].line), &record));
+        ck_assert_msg(record.code == rows[i].code, "%s: %d %s", rows[i].line, record.code, record.detail);
+        if (rows[i].code != 0) {
+            ck_assert_msg(strstr(record.detail, rows[i].text) != NULL, "%s: %s", rows[i].line, record.detail);
+            continue;
+        }
+        ck_assert_rc_ok(tokenizer_encode(tokenizer, scratch, rows[i].text, strlen(rows[i].text),
+                                         strstr(rows[i].line, "\"text\"") != NULL, &ids, &count));
+        ck_assert_uint_eq(record.count, count);
+        ck_assert_mem_eq(record.ids, ids, count * sizeof(*ids));
+    }
+    ck_assert_uint_eq(reader.notes.unknown_count, 2); /* of the record with text */
+    calibration_reader_deinit(&reader);
+    tokenizer_scratch_free(scratch);
+    tokenizer_free(tokenizer);
+    chat_free(chat);
+}
+END_TEST
 
 START_TEST(test_errors_have_lines)
 {
@@ -148,8 +215,8 @@ START_TEST(test_unknown_members_are_named)
     ck_assert_uint_eq(notes->unknown_count, 2);
     ck_assert_str_eq(notes->unknown[0], "labels");
     ck_assert_str_eq(notes->unknown[1], "meta");
-    feed(writer, "{\"messages\": []}\n");
-    ck_assert_ptr_nonnull(strstr(calibration_writer_errors(writer)[0].detail, "\"messages\""));
+    feed(writer, "{\"conversations\": []}\n");
+    ck_assert_ptr_nonnull(strstr(calibration_writer_errors(writer)[0].detail, "\"conversations\""));
     ck_assert_int_eq(notes->unknown_records, 2);
     for (int i = 0; i < 20; i++) { /* long ones, too, and no more than are kept */
         snprintf(line, sizeof(line), "{\"input_ids\": [1], \"%d%s\\n\\u0000\": 1}\n", i,
@@ -343,6 +410,6 @@ START_TEST(test_log_is_cut_back)
 }
 END_TEST
 
-UNIT_MAIN("calibration", test_lines_straddle_feeds, test_errors_have_lines, test_masked_tokens_are_left_out,
-          test_unknown_members_are_named, test_double_bos, test_hostile_tokenizer,
+UNIT_MAIN("calibration", test_messages_are_rendered, test_lines_straddle_feeds, test_errors_have_lines,
+          test_masked_tokens_are_left_out, test_unknown_members_are_named, test_double_bos, test_hostile_tokenizer,
           test_errors_are_counted_beyond_the_list, test_long_lines, test_record_token_limit, test_log_is_cut_back)
