@@ -22,7 +22,7 @@ struct chat_record {
     bool generation_prompt;
 };
 
-/* Read the templates of a checkpoint. One that is missing, damaged or not supported is no failure: chat_render says
+/* Read the templates of a checkpoint. One that is missing, damaged or not supported is not a failure: chat_render says
  * it. Fails where a file cannot be read or memory runs out. */
 int chat_open(const struct model *model, struct chat **out);
 /* The same of a template's text and an object of tokens, or NULL. */

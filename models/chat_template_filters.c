@@ -152,7 +152,7 @@ static int text_number(struct chat_string text, double *number)
     return *end == '\0';
 }
 
-/* int and float: what is no number becomes the argument, or zero. */
+/* int and float: what is not a number becomes the argument, or zero. */
 static int filter_number(struct chat_render *r, struct chat_string name, const struct chat_value *in,
                          const struct chat_arguments *arguments, struct chat_value *out)
 {

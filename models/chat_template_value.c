@@ -517,8 +517,9 @@ int chat_binary(struct chat_render *r, int symbol, const struct chat_value *a, c
     if (value_number(a, &x) && value_number(b, &y)) {
         return binary_float(r, symbol, x, y, out);
     }
-    bool same = a->type == b->type && (a->type == CHAT_STRING || (a->type == CHAT_LIST && is_plain_list(a) &&
-                                                                  is_plain(b) && a->list->tuple == b->list->tuple));
+    bool same = a->type == b->type &&
+                (a->type == CHAT_STRING ||
+                 (a->type == CHAT_LIST && is_plain_list(a) && is_plain_list(b) && a->list->tuple == b->list->tuple));
     if (symbol == '+' && same) {
         return join_two(r, a, b, out);
     }

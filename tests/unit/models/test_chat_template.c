@@ -42,7 +42,7 @@ START_TEST(renders)
         {"a\n{% if n %}\nb\n{% endif %}\nc\n", "a\nb\nc"},
         {"  {% if n -%}  x  {%- endif %}  \ny", "x  \ny"},
         {"{# no #}{{ s }}{{- ' ' -}} {{ s }}", "Hi Hi"},
-        {"{{ 1 + 2 * 3 ~ '|' ~ -7 // 2 ~ '|' ~ 7 % -3 ~ '|' ~ 1 / 4 }}", "7|-4|-2|0.25"},
+        {"{{ (1 + 2 * 3) ~ '|' ~ -7 // 2 ~ '|' ~ 7 % -3 ~ '|' ~ 1 / 4 }}", "7|-4|-2|0.25"},
         {"{{ d }} {{ l }} {{ none }} {{ (1,) }} {{ missing }}",
          "{'b': 1, 'a': [None, True, 1.5]} [3, 1, 2] None (1,) "},
         {"{{ d|tojson }}{{ [1]|tojson(indent=2) }}", "{\"b\": 1, \"a\": [null, true, 1.5]}[\n  1\n]"},
@@ -153,7 +153,7 @@ START_TEST(costs_are_bounded)
 }
 END_TEST
 
-static const char *chat_text(const char *template, const char *messages, const char *more, int *rc)
+static const char *rendered(const char *template, const char *messages, const char *more, int *rc)
 {
     static char shown[1000];
     struct chat *chat = NULL;
@@ -178,18 +178,18 @@ START_TEST(messages_are_prepared)
 {
     int rc;
 
-    ck_assert_str_eq(chat_text("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ tools }}{{ x }}",
+    ck_assert_str_eq(rendered("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ tools }}{{ x }}",
                                "[{\"content\": \"a\"}]", "{\"x\": 1}", &rc),
                      "<s>a</s>None1");
-    ck_assert_str_eq(chat_text("{{ messages[0] }}", "[{\"content\": null, \"role\": \"user\"}]", "{}", &rc),
+    ck_assert_str_eq(rendered("{{ messages[0] }}", "[{\"content\": null, \"role\": \"user\"}]", "{}", &rc),
                      "{'role': 'user'}");
-    ck_assert_str_eq(chat_text("{{ messages[0] }}", "[{\"role\": \"a\", \"reasoning\": \"r\"}]", "{}", &rc),
+    ck_assert_str_eq(rendered("{{ messages[0] }}", "[{\"role\": \"a\", \"reasoning\": \"r\"}]", "{}", &rc),
                      "{'thinking': 'r', 'role': 'a', 'reasoning': 'r', 'reasoning_content': 'r'}");
-    (void)chat_text("x", "[1]", "{}", &rc);
+    (void)rendered("x", "[1]", "{}", &rc);
     ck_assert_int_eq(rc, ERR_INVALID_PARAMETER);
-    ck_assert_ptr_nonnull(strstr(chat_text(NULL, "[]", "{}", &rc), "no chat template"));
+    ck_assert_ptr_nonnull(strstr(rendered(NULL, "[]", "{}", &rc), "no chat template"));
     ck_assert_int_eq(rc, ERR_INVALID_CHAT_TEMPLATE);
-    ck_assert_ptr_nonnull(strstr(chat_text("{% extends 'x' %}", "[]", "{}", &rc), "the tag \"extends\""));
+    ck_assert_ptr_nonnull(strstr(rendered("{% extends 'x' %}", "[]", "{}", &rc), "the tag \"extends\""));
     ck_assert_int_eq(rc, ERR_INVALID_CHAT_TEMPLATE);
 }
 END_TEST
