@@ -179,7 +179,7 @@ START_TEST(messages_are_prepared)
     int rc;
 
     ck_assert_str_eq(rendered("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ tools }}{{ x }}",
-                               "[{\"content\": \"a\"}]", "{\"x\": 1}", &rc),
+                              "[{\"content\": \"a\"}]", "{\"x\": 1}", &rc),
                      "<s>a</s>None1");
     ck_assert_str_eq(rendered("{{ messages[0] }}", "[{\"content\": null, \"role\": \"user\"}]", "{}", &rc),
                      "{'role': 'user'}");
