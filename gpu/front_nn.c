@@ -160,6 +160,13 @@ int check_activate(const char *op, const struct tensor *y, const struct tensor *
     return matrix_cols(gate) == cols ? 0 : check_separate(op, "y", y, "gate", gate);
 }
 
+int check_soft_cap(const char *op, const struct tensor *y, const struct tensor *x, double cap)
+{
+    TRY(check_f32(op, "y", y, -1, -1));
+    TRY(check_f32(op, "x", x, matrix_rows(y), matrix_cols(y)));
+    return cap > 0 ? 0 : err_raise(ERR_INTERNAL, "%s: a cap of %g", op, cap);
+}
+
 int check_add(const char *op, const struct tensor *y, const struct tensor *x)
 {
     TRY(check_vector(op, "x", x, tensor_count(x)));

@@ -127,6 +127,7 @@ struct arch {
     unsigned layer_types;   /* bits of enum layer_type that layer_types may name; 0: it is not read */
     bool ropes_by_type;     /* layers of a window have a rotary table of their own, number 1 */
     bool nope;              /* no_rope_layers and no_rope_layer_interval apply */
+    bool full_nope;         /* layers of full attention do not rotate */
     bool partial_rope;      /* partial_rotary_factor applies */
     bool rope_neighbours;   /* columns are rotated with their neighbours, else halves with each other */
     bool query_scaling;     /* llama_4_scaling_beta of the rope parameters applies: rotary table 1 is the keys' */

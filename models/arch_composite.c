@@ -5,6 +5,8 @@
 #include <stddef.h>
 
 static const struct arch_composite composites[] = {
+    {"AyaVisionForConditionalGeneration", "aya_vision", "text_config", {"cohere2"}},
+    {"Gemma3ForConditionalGeneration", "gemma3", "text_config", {"gemma3_text"}},
     {"InternVLForConditionalGeneration", "internvl", "text_config", {"qwen2", "qwen3", "llama"}},
     {"LlavaForConditionalGeneration", "llava", "text_config", {"llama", "mistral", "qwen2", "qwen3"}},
     {"LlavaNextForConditionalGeneration", "llava_next", "text_config", {"llama", "mistral", "qwen2"}},

@@ -120,16 +120,26 @@ static int parse_window(const json_t *config, struct model_config *c)
 int config_layers(const json_t *config, struct model_config *c)
 {
     const json_t *types = json_object_get(config, "layer_types");
+    bool both = false;
 
     if (c->arch->nope) {
         TRY(parse_nope(config, c));
     }
     TRY(parse_window(config, c));
     TRY(parse_rule(config, c));
-    TRY(config_count(config, "num_nextn_predict_layers", ARCH_LAYERS_MAX, &c->mtp_layers));
-    if (c->arch->layer_types == 0 || c->arch->recurrence != NULL || types == NULL || json_is_null(types)) {
-        return 0;
+    TRY(config_flag(config, "use_bidirectional_attention", &both));
+    if (both) {
+        return config_unsupported("attention with", "use_bidirectional_attention");
     }
-    return json_is_array(types) ? parse_layer_types(types, c)
-                                : err_raise(ERR_INVALID_MODEL, "config.json: layer_types is not a list");
+    TRY(config_count(config, "num_nextn_predict_layers", ARCH_LAYERS_MAX, &c->mtp_layers));
+    if (c->arch->layer_types != 0 && c->arch->recurrence == NULL && types != NULL && !json_is_null(types)) {
+        TRY(json_is_array(types) ? parse_layer_types(types, c)
+                                 : err_raise(ERR_INVALID_MODEL, "config.json: layer_types is not a list"));
+    }
+    for (int64_t layer = 0; c->arch->full_nope && layer < c->num_layers; layer++) {
+        if (c->layer_types[layer] == LAYER_FULL) {
+            layers_no_rope(c, layer);
+        }
+    }
+    return 0;
 }

@@ -3,6 +3,7 @@
  * solved. */
 
 #include "base/err.h"
+#include "gpu/shared/dtype.h"
 #include "models/block.h"
 
 int head_load_embedding(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
@@ -18,13 +19,6 @@ int head_load_embedding(const struct model *model, const struct gpu *gpu, struct
     return model_load_tensor(model, model_embedding_name(model), DTYPE_COUNT, gpu, stream, &out->embedding);
 }
 
-static float head_rounded(enum dtype dtype, float value)
-{
-    return dtype == DTYPE_F16    ? dtype_f16_to_f32(dtype_f32_to_f16(value))
-           : dtype == DTYPE_BF16 ? dtype_bf16_to_f32(dtype_f32_to_bf16(value))
-                                 : value;
-}
-
 static int head_scale(const struct head *head, const struct model_config *config, const struct gpu *gpu,
                       struct gpu_stream *stream, const struct tensor *x)
 {
@@ -34,7 +28,7 @@ static int head_scale(const struct head *head, const struct model_config *config
         return 0;
     }
     if (config->arch->embedding_root) { /* it is kept in the type of the embedding */
-        scale = head_rounded(head->embedding.dtype, (float)scale);
+        scale = dtype_round((float)scale, head->embedding.dtype);
     }
     return gpu->ops->combine(stream, x, scale, x, 0, NULL);
 }
@@ -113,5 +107,8 @@ int head_logits(const struct head *head, const struct model_config *config, cons
 
     TRY(gpu->ops->norm(stream, x, x, &head->norm, head->norm_bias.data != NULL ? &head->norm_bias : NULL, &norm));
     TRY(gpu->ops->linear(stream, logits, x, &head->lm_head, head->head_bias.data != NULL ? &head->head_bias : NULL));
-    return config->logit_scale == 1 ? 0 : gpu->ops->combine(stream, logits, config->logit_scale, logits, 0, NULL);
+    if (config->logit_scale != 1) {
+        TRY(gpu->ops->combine(stream, logits, config->logit_scale, logits, 0, NULL));
+    }
+    return config->logit_cap > 0 ? gpu->ops->soft_cap(stream, logits, logits, config->logit_cap) : 0;
 }

@@ -223,7 +223,25 @@ struct flat {
     float *y;
     const float *a;
     int64_t count;
+    float cap; /* of soft_cap */
 };
+
+static void soft_cap_tile(void *ctx, int64_t task)
+{
+    const struct flat *job = ctx;
+    int64_t begin = task * FLAT_TILE, end = begin + tile_size(job->count, FLAT_TILE, task);
+    for (int64_t i = begin; i < end; i++) {
+        job->y[i] = job->cap * tanhf(job->a[i] / job->cap);
+    }
+}
+
+int cpu_soft_cap(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, double cap)
+{
+    struct flat job = {y->data, x->data, tensor_count(x), (float)cap};
+
+    stream_run(stream, tiles_of(job.count, FLAT_TILE), soft_cap_tile, &job);
+    return 0;
+}
 
 static void add_tile(void *ctx, int64_t task)
 {
@@ -236,7 +254,7 @@ static void add_tile(void *ctx, int64_t task)
 
 int cpu_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x)
 {
-    struct flat job = {y->data, x->data, tensor_count(x)};
+    struct flat job = {y->data, x->data, tensor_count(x), 0};
 
     stream_run(stream, tiles_of(job.count, FLAT_TILE), add_tile, &job);
     return 0;

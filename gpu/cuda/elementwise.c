@@ -94,6 +94,13 @@ int cuda_activate(struct gpu_stream *stream, const struct tensor *y, const struc
                    "activate");
 }
 
+int cuda_soft_cap(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, double cap)
+{
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, launch_soft_cap(y->data, x->data, (float)cap, tensor_count(x), stream->stream),
+                   "soft_cap");
+}
+
 int cuda_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x)
 {
     int64_t count = tensor_count(x);

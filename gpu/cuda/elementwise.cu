@@ -151,6 +151,20 @@ int launch_activate(float *y, const float *gate, int one, const float *up, int64
     return (int)cudaGetLastError();
 }
 
+static __global__ void soft_cap_kernel(float *y, const float *x, float cap, int64_t count)
+{
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+        y[i] = cap * tanhf(x[i] / cap);
+    }
+}
+
+int launch_soft_cap(float *y, const float *x, float cap, int64_t count, cudaStream_t stream)
+{
+    launch(soft_cap_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, y, x, cap, count);
+    return (int)cudaGetLastError();
+}
+
 static __global__ void add_kernel(float *y, const float *x, int64_t count)
 {
     int64_t stride = (int64_t)gridDim.x * blockDim.x;

@@ -42,6 +42,7 @@ int launch_copy_columns(float *y, const float *x, const struct launch_columns *s
 /* gate [count / cols] where `one`, else [count]; up may be NULL. */
 int launch_activate(float *y, const float *gate, int one, const float *up, int64_t count, int64_t cols,
                     enum gpu_activation activation, cudaStream_t stream);
+int launch_soft_cap(float *y, const float *x, float cap, int64_t count, cudaStream_t stream);
 int launch_add(float *y, const float *x, int64_t count, cudaStream_t stream);
 /* y[t, :] += bias */
 int launch_add_rows(float *y, const float *bias, int64_t rows, int64_t cols, cudaStream_t stream);

@@ -119,6 +119,9 @@ int family_flex_olmo_plan(const struct model_config *c, int64_t layer, struct pl
 int family_gpt_oss_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_granite_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmoe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_gemma2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_gemma3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_cohere2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmo2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_phi3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_gpt_neox_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);

@@ -15,6 +15,7 @@ int body_rope(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_copy_columns(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_attention(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_activate(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_soft_cap(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_add(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_nll(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_find_nonfinite(struct ops_rig *rig, int variant, struct ops_output *out);

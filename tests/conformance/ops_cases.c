@@ -75,6 +75,7 @@ const struct ops_case ops_cases[] = {
     {"activate, relu squared", body_activate, GPU_RELU2, OPS_EXACT, 0, 0},
     {"activate, sigmoid", body_activate, GPU_SIGMOID, OPS_NMSE, 1e-12, 1e-12},
     {"activate, clamped swiglu", body_activate, GPU_SWIGLU_CLAMPED, OPS_NMSE, 1e-12, 1e-12},
+    {"soft_cap", body_soft_cap, 5001, OPS_NMSE, SUMS, SUMS},
     {"add", body_add, 5001, OPS_EXACT, 0, 0},
     {"route, softmax over all", body_route, 0, OPS_NMSE, 1e-13, 1e-13},
     {"route, softmax over the chosen", body_route, 1, OPS_NMSE, 1e-13, 1e-13},

@@ -254,6 +254,16 @@ int body_activate(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &gate);
 }
 
+int body_soft_cap(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor x;
+
+    TRY(ops_random(rig, DTYPE_F32, 1, variant, 23, &x));
+    TRY(rig->gpu.ops->combine(rig->stream, &x, 40, &x, 0, NULL));
+    TRY(rig->gpu.ops->soft_cap(rig->stream, &x, &x, 30));
+    return ops_put(rig, out, &x);
+}
+
 int body_add(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     struct tensor x, y;

@@ -205,6 +205,20 @@ def granite_hybrid(**more):
         "attention_multiplier": 0.2, **more})
 
 
+def gemma2(**more):
+    return transformers.Gemma2Config(**{**SHAPE, "head_dim": 24, "sliding_window": 11, "query_pre_attn_scalar": 40,
+                                        "attn_logit_softcapping": 3.0, "final_logit_softcapping": 9.0, **more})
+
+
+def gemma3(**more):
+    return transformers.Gemma3TextConfig(**{**SHAPE, "head_dim": 24, "sliding_window": 11, "num_hidden_layers": 7,
+                                            "query_pre_attn_scalar": 40, **more})
+
+
+def cohere2(**more):
+    return transformers.Cohere2Config(**{**SHAPE, "num_hidden_layers": 4, "sliding_window": 11, "logit_scale": 0.7, **more})
+
+
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32, "rope_theta": 500000.0}
 
@@ -319,6 +333,14 @@ CASES = {
                                    "tie_word_embeddings": True,
                                    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
                                                        "partial_rotary_factor": 0.75}}),
+    "gemma2": (gemma2, {}),
+    "gemma2-no-caps": (gemma2, {"attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_bias": True}),
+    "gemma3": (gemma3, {}),
+    "gemma3-tables": (gemma3, {"layer_types": WINDOWS, "num_hidden_layers": 4, "tie_word_embeddings": False, "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
+    "cohere2": (cohere2, {}),
+    "cohere2-layers": (cohere2, {"layer_types": WINDOWS, "attention_bias": True, "tie_word_embeddings": False}),
     "qwen3-moe-one": (qwen3_moe, {"num_experts": 1, "num_experts_per_tok": 1}),
     "qwen3-next": (qwen3_next, {}),
     "qwen3-next-dense": (qwen3_next, {"mlp_only_layers": [1, 3], "norm_topk_prob": False, "attention_bias": True,
@@ -416,7 +438,14 @@ def qwen3_5_composite():
                                       video_token_id=2, vision_start_token_id=3, vision_end_token_id=4)
 
 
-COMPOSITES = {"mistral3": (mistral3_composite, transformers.Mistral3ForConditionalGeneration),
+def gemma3_composite():
+    text = {**SHAPE, "model_type": "gemma3_text", "head_dim": 24, "sliding_window": 11, "bos_token_id": 0, "eos_token_id": 0}
+    return transformers.Gemma3Config(text_config=text, vision_config={**VISION, "model_type": "siglip_vision_model"},
+                                     image_token_index=3, boi_token_index=4, eoi_token_index=5)
+
+
+COMPOSITES = {"gemma3": (gemma3_composite, transformers.Gemma3ForConditionalGeneration),
+              "mistral3": (mistral3_composite, transformers.Mistral3ForConditionalGeneration),
               "qwen3.5": (qwen3_5_composite, transformers.Qwen3_5ForConditionalGeneration),
               "llava": (llava, transformers.LlavaForConditionalGeneration)}
 
@@ -437,7 +466,7 @@ def test_composite(case, new, tmp_path):
     model.save_pretrained(tmp_path / "model")
     if new:
         (tmp_path / "model" / "model.safetensors").unlink()
-        safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()},
+        safetensors.torch.save_file({name: value.clone() for name, value in model.state_dict().items()},
                                     tmp_path / "model" / "model.safetensors")
     ids = numpy.random.default_rng(7).integers(11, SHAPE["vocab_size"], (SEQUENCES, LENGTH), dtype=numpy.int32)
     with torch.no_grad():

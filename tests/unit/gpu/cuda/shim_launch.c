@@ -147,6 +147,15 @@ int launch_activate(float *y, const float *gate, int one, const float *up, int64
     return 0;
 }
 
+int launch_soft_cap(float *y, const float *x, float cap, int64_t count, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < count; i++) {
+        y[i] = (float)((double)cap * tanh((double)x[i] / (double)cap));
+    }
+    return 0;
+}
+
 int launch_add(float *y, const float *x, int64_t count, cudaStream_t stream)
 {
     ENTER();
