@@ -423,12 +423,12 @@ VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "n
 
 
 def mistral3_composite():
-    text = {**SHAPE, "model_type": "mistral", "head_dim": 16, "sliding_window": 11}
+    text = {**SHAPE, "intermediate_size": 192, "model_type": "mistral", "head_dim": 16, "sliding_window": 11}
     return transformers.Mistral3Config(text_config=text, vision_config={**VISION, "model_type": "pixtral"}, tie_word_embeddings=False)
 
 
 def llava():
-    return transformers.LlavaConfig(text_config={**SHAPE, "model_type": "qwen2"}, vision_config={**VISION, "model_type": "clip_vision_model"})
+    return transformers.LlavaConfig(text_config={**SHAPE, "intermediate_size": 192, "model_type": "qwen2"}, vision_config={**VISION, "model_type": "clip_vision_model"})
 
 
 def qwen3_5_composite():
@@ -439,12 +439,12 @@ def qwen3_5_composite():
 
 
 def gemma3_composite():
-    text = {**SHAPE, "model_type": "gemma3_text", "head_dim": 24, "sliding_window": 11, "bos_token_id": 0, "eos_token_id": 0}
+    text = {**SHAPE, "intermediate_size": 192, "model_type": "gemma3_text", "head_dim": 24, "sliding_window": 11, "bos_token_id": 0, "eos_token_id": 0}
     return transformers.Gemma3Config(text_config=text, vision_config={**VISION, "model_type": "siglip_vision_model"},
                                      image_token_index=3, boi_token_index=4, eoi_token_index=5)
 
 
-COMPOSITES = {"gemma3": (gemma3_composite, transformers.Gemma3ForConditionalGeneration),
+COMPOSITES = {"gemma3-images": (gemma3_composite, transformers.Gemma3ForConditionalGeneration),
               "mistral3": (mistral3_composite, transformers.Mistral3ForConditionalGeneration),
               "qwen3.5": (qwen3_5_composite, transformers.Qwen3_5ForConditionalGeneration),
               "llava": (llava, transformers.LlavaForConditionalGeneration)}
