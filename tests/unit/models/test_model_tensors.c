@@ -233,6 +233,71 @@ START_TEST(test_loads_values)
 }
 END_TEST
 
+/* "model." of every name becomes `prefix`; the head is below `head`. */
+static void rename_all(struct support *s, const char *prefix, const char *head)
+{
+    char name[sizeof(s->tensors[0].name)];
+
+    for (int i = 0; i < s->count; i++) {
+        bool inside = strncmp(s->tensors[i].name, "model.", 6) == 0;
+        snprintf(name, sizeof(name), "%s%.90s", inside ? prefix : head, s->tensors[i].name + (inside ? 6 : 0));
+        snprintf(s->tensors[i].name, sizeof(name), "%s", name);
+    }
+}
+
+static const char composite[] =
+    "{\"architectures\":[\"LlavaForConditionalGeneration\"],\"model_type\":\"llava\",\"text_config\":{\"model_type\":"
+    "\"llama\",\"hidden_size\":8,\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":2,"
+    "\"num_key_value_heads\":1,\"vocab_size\":10,\"max_position_embeddings\":32,\"num_nextn_predict_layers\":1}}";
+
+/* What is not the language model passes through; what is in it and not asked for does not. */
+START_TEST(test_composite)
+{
+    static const struct {
+        const char *prefix, *head, *first, *spelling;
+    } layouts[] = {{"model.language_model.", "", "model.language_model.layers.1.mlp.up_proj",
+                    "language_model.model.layers.1.mlp.up_proj"},
+                   {"language_model.model.", "language_model.", "language_model.model.layers.1.mlp.up_proj",
+                    "model.language_model.layers.1.mlp.up_proj"}};
+
+    for (int i = 0; i < 2; i++) {
+        struct support s;
+        struct model *model;
+        char name[PLAN_NAME_MAX], spellings[MODEL_SPELLINGS_MAX][PLAN_NAME_MAX], layer[128];
+        int64_t number;
+        support_init(&s, config);
+        rename_all(&s, layouts[i].prefix, layouts[i].head);
+        support_write_text(&s, "config.json", composite);
+        s.config = composite;
+        support_add(&s, "vision_tower.layers.0.weight", 3, 2);
+        support_add(&s, "vision_tower.norm.weight", 3, 0);
+        support_add(&s, "mtp.fc.weight", 3, 2);
+        snprintf(layer, sizeof(layer), "%slayers.2.eh_proj.weight", layouts[i].prefix);
+        support_add(&s, layer, 3, 2);
+        support_write(&s);
+        ck_assert_rc_ok(support_open(&s, ".", &model));
+        const char *const *extras = model_extras(model);
+        int count = 0;
+        while (extras[count] != NULL) {
+            count++;
+        }
+        ck_assert_int_eq(count, 3);
+        ck_assert_int_eq(model_find_module(model, layouts[i].first, &number) >= 0, 1);
+        model_module_name(model, 1, model_find_module(model, layouts[i].first, &number), name);
+        ck_assert_str_eq(name, layouts[i].first);
+        ck_assert_int_eq(model_spellings(model, name, spellings), 2);
+        ck_assert_str_eq(spellings[1], layouts[i].spelling);
+        model_close(model);
+
+        snprintf(layer, sizeof(layer), "%slayers.3.eh_proj.weight", layouts[i].prefix);
+        support_add(&s, layer, 3, 2);
+        support_write(&s);
+        expect(&s, ERR_INVALID_MODEL, layer);
+        support_deinit(&s);
+    }
+}
+END_TEST
+
 START_TEST(test_bundled_checkpoint)
 {
     struct model *model;
@@ -249,4 +314,4 @@ START_TEST(test_bundled_checkpoint)
 END_TEST
 
 UNIT_MAIN("model_tensors", test_contradictions, test_integer_weights, test_tied_heads, test_outside_is_finite,
-          test_loads_values, test_bundled_checkpoint)
+          test_loads_values, test_composite, test_bundled_checkpoint)
