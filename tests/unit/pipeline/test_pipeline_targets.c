@@ -3,8 +3,10 @@
 
 #include "tests/unit/pipeline/pipeline_rig.h"
 
-#define AIMED "{\"bits\":3,\"group_size\":32,\"float_targets\":true,\"target_tokens\":0}"
-#define PLAIN "{\"bits\":3,\"group_size\":32,\"float_targets\":false}"
+/* Scales are searched for by other tests. */
+#define GRID "{\"bits\":3,\"group_size\":32,\"mse_search\":false,"
+#define AIMED GRID "\"float_targets\":true,\"target_tokens\":0}"
+#define PLAIN GRID "\"float_targets\":false}"
 
 enum { LONG = 192 };
 
