@@ -65,7 +65,6 @@ int config_count(const json_t *config, const char *key, int64_t max, int64_t *ou
 int config_unsupported(const char *what, const char *value)
 {
     int rc = err_raise(ERR_UNSUPPORTED_ARCHITECTURE, "%s \"%.100s\" is not supported", what, value);
-    return err_set_hint(
-        rc, "GET /v1/system lists the architectures that are; rope types are default, linear, llama3, dynamic, "
-            "yarn, longrope");
+    return err_set_hint(rc, "GET /v1/architectures lists those that are; rope types are default, linear, llama3, "
+                            "dynamic, yarn, longrope");
 }
