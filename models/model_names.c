@@ -191,7 +191,7 @@ void model_tensor_name(const struct model *model, int64_t layer, const char *pat
 
 void model_parameter_name(const struct model *model, int64_t layer, const char *path, char out[MODEL_NAME_MAX])
 {
-    snprintf(out, MODEL_NAME_MAX, "%s%lld.%s", model->config.arch->layers, (long long)layer, path);
+    snprintf(out, MODEL_NAME_MAX, "%s%lld.%s", model->layers, (long long)layer, path);
 }
 
 int64_t model_find_layer(const struct model *model, const char *name, const char **path)
