@@ -469,10 +469,14 @@ def test_composite(case, new, tmp_path):
         safetensors.torch.save_file({name: value.clone() for name, value in model.state_dict().items()},
                                     tmp_path / "model" / "model.safetensors")
     ids = numpy.random.default_rng(7).integers(11, SHAPE["vocab_size"], (SEQUENCES, LENGTH), dtype=numpy.int32)
+    tokens = torch.from_numpy(ids.astype(numpy.int64))
     with torch.no_grad():
-        wanted = model(torch.from_numpy(ids.astype(numpy.int64))).logits.numpy().reshape(-1, SHAPE["vocab_size"])
+        single = model(tokens).logits.numpy().reshape(-1, SHAPE["vocab_size"])
+        wanted = model.double()(tokens).logits.numpy().reshape(-1, SHAPE["vocab_size"])
     found = forward(tmp_path / "model", ids, tmp_path)
-    assert numpy.abs(found - wanted).max() / numpy.abs(wanted).max() < TOLERANCE
+    largest = numpy.abs(wanted).max()
+    # A random model may magnify the rounding of FP32: transformers' own is the measure then.
+    assert numpy.abs(found - wanted).max() / largest < max(TOLERANCE, 2 * numpy.abs(single - wanted).max() / largest)
 
 
 @pytest.mark.parametrize("build, prefix, masks", [
