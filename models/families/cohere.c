@@ -6,7 +6,7 @@
 int family_cohere2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b)
 {
     int in = families_norm(b, c, 0, "input_layernorm", NULL, c->hidden_size);
-    int x = plan_add(b, 0, families_attention(b, c, layer, in, FAMILY_NORMS_NONE));
+    int attention = families_attention(b, c, layer, in, FAMILY_NORMS_NONE);
 
-    return plan_add(b, x, families_mlp(b, c, in));
+    return plan_add(b, 0, plan_add(b, attention, families_mlp(b, c, in)));
 }
