@@ -220,7 +220,7 @@ int chat_slice(struct chat_render *r, const struct chat_value *object, const str
 
 int chat_items(struct chat_render *r, const struct chat_value *value, struct chat_value *out)
 {
-    struct chat_value list;
+    struct chat_value list = {0};
 
     if (value->type == CHAT_LIST) {
         if (value->list->used) {

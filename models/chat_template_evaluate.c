@@ -30,7 +30,7 @@ static int evaluate_list(struct chat_render *r, const struct chat_node *node, st
     TRY(chat_list_new(r, 0, out));
     out->list->tuple = node->kind == NODE_TUPLE;
     for (const struct chat_node *item = node->a; item != NULL; item = item->next) {
-        struct chat_value value;
+        struct chat_value value = {0};
         TRY(chat_evaluate(r, item->a, &value));
         TRY(chat_list_add(r, out->list, &value));
     }
@@ -41,7 +41,7 @@ static int evaluate_dict(struct chat_render *r, const struct chat_node *node, st
 {
     TRY(chat_dict_new(r, CHAT_DICT, out));
     for (const struct chat_node *item = node->a; item != NULL; item = item->next) {
-        struct chat_value key, value;
+        struct chat_value key = {0}, value = {0};
         TRY(chat_evaluate(r, item->a, &key));
         TRY(chat_evaluate(r, item->value, &value));
         TRY(chat_dict_set(r, out->dict, &key, &value));
@@ -128,8 +128,8 @@ int chat_call(struct chat_render *r, const struct chat_value *callable, const st
 
 static int evaluate_call(struct chat_render *r, const struct chat_node *node, struct chat_value *out)
 {
-    struct chat_value callee;
-    struct chat_arguments arguments;
+    struct chat_value callee = {0};
+    struct chat_arguments arguments = {0};
 
     TRY(chat_evaluate(r, node->a, &callee));
     TRY(evaluate_arguments(r, node->b, &arguments));
@@ -138,8 +138,8 @@ static int evaluate_call(struct chat_render *r, const struct chat_node *node, st
 
 static int evaluate_filter(struct chat_render *r, const struct chat_node *node, struct chat_value *out)
 {
-    struct chat_value value;
-    struct chat_arguments arguments;
+    struct chat_value value = {0};
+    struct chat_arguments arguments = {0};
 
     TRY(chat_evaluate(r, node->a, &value));
     TRY(evaluate_arguments(r, node->b, &arguments));
@@ -148,8 +148,8 @@ static int evaluate_filter(struct chat_render *r, const struct chat_node *node, 
 
 static int evaluate_test(struct chat_render *r, const struct chat_node *node, struct chat_value *out)
 {
-    struct chat_value value;
-    struct chat_arguments arguments;
+    struct chat_value value = {0};
+    struct chat_arguments arguments = {0};
     bool passes = false;
 
     TRY(chat_evaluate(r, node->a, &value));
@@ -161,7 +161,7 @@ static int evaluate_test(struct chat_render *r, const struct chat_node *node, st
 
 static int evaluate_compare(struct chat_render *r, const struct chat_node *node, struct chat_value *out)
 {
-    struct chat_value left, right;
+    struct chat_value left = {0}, right = {0};
     bool holds = true;
 
     TRY(chat_evaluate(r, node->a, &left));
@@ -177,7 +177,7 @@ static int evaluate_compare(struct chat_render *r, const struct chat_node *node,
 static int evaluate_sign(struct chat_render *r, const struct chat_node *node, struct chat_value *out)
 {
     const struct chat_value zero = {.type = CHAT_INTEGER, .integer = 0};
-    struct chat_value value;
+    struct chat_value value = {0};
 
     TRY(chat_evaluate(r, node->a, &value));
     if (node->kind == NODE_NEGATIVE && value.type == CHAT_FLOAT) {
@@ -202,7 +202,7 @@ static int evaluate_choice(struct chat_render *r, const struct chat_node *node, 
 
 static int evaluate_pair(struct chat_render *r, const struct chat_node *node, struct chat_value *out)
 {
-    struct chat_value a, b;
+    struct chat_value a = {0}, b = {0};
 
     TRY(chat_evaluate(r, node->a, &a));
     if (node->kind == NODE_ATTRIBUTE) {

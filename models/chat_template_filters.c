@@ -27,7 +27,7 @@ static int filter_trim(struct chat_render *r, struct chat_string name, const str
 static int filter_case(struct chat_render *r, struct chat_string name, const struct chat_value *in,
                        const struct chat_arguments *arguments, struct chat_value *out)
 {
-    struct chat_value text;
+    struct chat_value text = {0};
 
     (void)arguments;
     TRY(chat_to_text(r, in, &text));
@@ -114,8 +114,8 @@ static int filter_default(struct chat_render *r, struct chat_string name, const 
 static int filter_replace(struct chat_render *r, struct chat_string name, const struct chat_value *in,
                           const struct chat_arguments *arguments, struct chat_value *out)
 {
-    struct chat_string from, to;
-    struct chat_value text;
+    struct chat_string from = {0}, to = {0};
+    struct chat_value text = {0};
     int64_t limit = -1;
 
     (void)name;

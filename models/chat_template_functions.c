@@ -110,7 +110,7 @@ static int call_strftime(struct chat_render *r, const struct chat_arguments *arg
 {
     static const char known[] = "dbBYymHMSAajIp%";
     const struct tm date = {.tm_year = 124, .tm_mon = 6, .tm_mday = 26, .tm_wday = 5, .tm_yday = 207};
-    struct chat_string format;
+    struct chat_string format = {0};
     char pattern[64], text[512];
 
     TRY(chat_argument_text(r, arguments, 0, "format", NULL, &format));

@@ -53,7 +53,7 @@ static int items_select(struct chat_render *r, struct chat_string name, const st
 {
     bool member = name.size > 6, rejects = name.data[0] == 'r';
     size_t at = member ? 1 : 0;
-    struct chat_arguments rest;
+    struct chat_arguments rest = {0};
 
     rest_of(arguments, at + 1, &rest);
     if (arguments->count < at || (arguments->count > at && arguments->values[at].type != CHAT_STRING)) {
@@ -76,7 +76,7 @@ static int items_map(struct chat_render *r, struct chat_string name, const struc
 {
     bool member = arguments->count > 0 && chat_equal(arguments->names[0], "attribute");
     const struct chat_value *fallback = chat_argument(arguments, CHAT_ARGUMENTS_MAX, "default");
-    struct chat_arguments rest;
+    struct chat_arguments rest = {0};
 
     (void)name;
     rest_of(arguments, 1, &rest);
@@ -86,7 +86,7 @@ static int items_map(struct chat_render *r, struct chat_string name, const struc
     }
     TRY(chat_list_new(r, items->count, out));
     for (size_t i = 0; i < items->count; i++) {
-        struct chat_value value;
+        struct chat_value value = {0};
         TRY(member ? item_member(r, &items->items[i], &arguments->values[0], &value)
                    : chat_filter(r, arguments->values[0].text, &items->items[i], &rest, &value));
         bool replaced = member && fallback != NULL && value.type == CHAT_UNDEFINED;
@@ -181,7 +181,7 @@ static int items_sort(struct chat_render *r, struct chat_string name, const stru
     const struct chat_value *sensitive = chat_argument(arguments, pairs ? 0 : 1, "case_sensitive");
     const struct chat_value *path = pairs ? NULL : chat_argument(arguments, 2, "attribute");
     struct chat_value keys, place = {.type = CHAT_INTEGER, .integer = 0};
-    struct chat_string by;
+    struct chat_string by = {0};
 
     TRY(chat_argument_text(r, arguments, pairs ? 1 : CHAT_ARGUMENTS_MAX, "by", "key", &by));
     place.integer = chat_equal(by, "value");
@@ -189,7 +189,7 @@ static int items_sort(struct chat_render *r, struct chat_string name, const stru
     TRY(items_copy(r, (struct chat_string){"list", 4}, items, arguments, out));
     TRY(chat_list_new(r, items->count, &keys));
     for (size_t i = 0; i < items->count; i++) {
-        struct chat_value key;
+        struct chat_value key = {0};
         TRY(item_key(r, &items->items[i], path, sensitive != NULL && chat_truth(sensitive), &key));
         TRY(chat_list_add(r, keys.list, &key));
     }
@@ -201,7 +201,7 @@ static int items_unique(struct chat_render *r, struct chat_string name, const st
 {
     const struct chat_value *sensitive = chat_argument(arguments, 0, "case_sensitive");
     const struct chat_value *path = chat_argument(arguments, 1, "attribute");
-    struct chat_value keys, key;
+    struct chat_value keys = {0}, key = {0};
 
     (void)name;
     TRY(chat_list_new(r, 0, out));
@@ -222,7 +222,7 @@ static int items_extreme(struct chat_render *r, struct chat_string name, const s
 {
     const struct chat_value *sensitive = chat_argument(arguments, 0, "case_sensitive");
     const struct chat_value *path = chat_argument(arguments, 1, "attribute");
-    struct chat_value best, key;
+    struct chat_value best = {0}, key = {0};
     int order;
 
     *out = (struct chat_value){.type = CHAT_UNDEFINED, .text = {"an item of an empty list", 24}};
@@ -285,7 +285,7 @@ int chat_filter_items(struct chat_render *r, struct chat_string name, const stru
                 {"selectattr", items_select, true}, {"sort", items_sort, false},   {"sum", items_sum, false},
                 {"unique", items_unique, true}};
     bool pairs = chat_equal(name, "items") || chat_equal(name, "dictsort");
-    struct chat_value items;
+    struct chat_value items = {0};
 
     TRY(pairs ? items_pairs(r, name, in, &items) : chat_items(r, in, &items));
     if (chat_equal(name, "items")) {

@@ -172,7 +172,7 @@ static int method_remove(struct chat_render *r, const struct chat_value *self, c
                          const struct chat_arguments *arguments, struct chat_value *out)
 {
     bool front = strcmp(name, "removeprefix") == 0;
-    struct chat_string part;
+    struct chat_string part = {0};
 
     TRY(chat_argument_text(r, arguments, 0, "prefix", NULL, &part));
     *out = *self;
@@ -186,7 +186,7 @@ static int method_remove(struct chat_render *r, const struct chat_value *self, c
 static int method_replace(struct chat_render *r, const struct chat_value *self, const char *name,
                           const struct chat_arguments *arguments, struct chat_value *out)
 {
-    struct chat_string from, to;
+    struct chat_string from = {0}, to = {0};
     int64_t limit = -1;
 
     (void)name;
@@ -229,7 +229,7 @@ static int method_join(struct chat_render *r, const struct chat_value *self, con
                        const struct chat_arguments *arguments, struct chat_value *out)
 {
     const struct chat_value *given = chat_argument(arguments, 0, "");
-    struct chat_value items;
+    struct chat_value items = {0};
     size_t start = r->out.size;
 
     (void)name;
@@ -283,7 +283,7 @@ static int method_pairs(struct chat_render *r, const struct chat_value *self, co
     TRY(chat_list_new(r, dict->count, out));
     out->list->view = true;
     for (size_t i = 0; i < dict->count; i++) {
-        struct chat_value pair;
+        struct chat_value pair = {0};
         if (name[0] != 'i') {
             TRY(chat_list_add(r, out->list, name[0] == 'k' ? &dict->keys[i] : &dict->values[i]));
             continue;

@@ -91,7 +91,7 @@ int chat_push_scope(struct chat_render *r, struct chat_scope *parent)
 /* Give a target its value: names, members of namespaces, or as many names as there are items. */
 static int assign(struct chat_render *r, const struct chat_node *target, const struct chat_value *value)
 {
-    struct chat_value object;
+    struct chat_value object = {0};
 
     if (target->kind == NODE_NAME) {
         return chat_define(r, target->text, value);
@@ -119,7 +119,7 @@ static int assign(struct chat_render *r, const struct chat_node *target, const s
 static int filter_loop(struct chat_render *r, const struct chat_node *node, struct chat_value *items)
 {
     struct chat_scope *scope = r->scope;
-    struct chat_value kept, truth;
+    struct chat_value kept = {0}, truth = {0};
 
     TRY(chat_list_new(r, 0, &kept));
     for (size_t i = 0; i < items->list->count; i++) {
@@ -173,7 +173,7 @@ static int run_set(struct chat_render *r, const struct chat_node *node)
 {
     struct chat_scope *scope = r->scope;
     size_t start = r->out.size;
-    struct chat_value value;
+    struct chat_value value = {0};
 
     if (node->kind == NODE_SET) {
         TRY(chat_evaluate(r, node->b, &value));
@@ -200,7 +200,7 @@ static int run_macro(struct chat_render *r, const struct chat_node *node)
 
 static int run_output(struct chat_render *r, const struct chat_node *node)
 {
-    struct chat_value value;
+    struct chat_value value = {0};
 
     TRY(chat_evaluate(r, node->a, &value));
     return chat_print(r, &value, &r->out);
@@ -209,7 +209,7 @@ static int run_output(struct chat_render *r, const struct chat_node *node)
 static int run_node(struct chat_render *r, const struct chat_node *node)
 {
     struct chat_scope *scope = r->scope;
-    struct chat_value value;
+    struct chat_value value = {0};
 
     switch (node->kind) {
     case NODE_DATA:
@@ -297,7 +297,7 @@ static int define_json(struct chat_render *r, const json_t *object)
 
     json_object_foreach((json_t *)object, name, member)
     {
-        struct chat_value value;
+        struct chat_value value = {0};
         TRY(chat_from_json(r, member, &value));
         TRY(chat_define(r, (struct chat_string){name, strlen(name)}, &value));
     }

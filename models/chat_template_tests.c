@@ -88,7 +88,7 @@ static int test_remainder(struct chat_render *r, const struct test_row *row, con
                           const struct chat_arguments *arguments, bool *out)
 {
     const struct chat_value two = {.type = CHAT_INTEGER, .integer = 2};
-    struct chat_value remainder;
+    struct chat_value remainder = {0};
 
     if (row->kind == TEST_DIVISIBLE && arguments->count == 0) {
         return chat_raise(r, "divisibleby without a number");

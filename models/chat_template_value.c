@@ -136,7 +136,7 @@ static int object_from_json(struct chat_render *r, const json_t *json, struct ch
     TRY(chat_dict_new(r, CHAT_DICT, out));
     json_object_foreach((json_t *)json, name, member)
     {
-        struct chat_value key, value;
+        struct chat_value key = {0}, value = {0};
         TRY(chat_text(r, name, strlen(name), &key));
         TRY(chat_from_json(r, member, &value));
         TRY(chat_dict_set(r, out->dict, &key, &value));
@@ -157,7 +157,7 @@ int chat_from_json(struct chat_render *r, const json_t *json, struct chat_value 
         TRY(chat_list_new(r, json_array_size(json), out));
         json_array_foreach((json_t *)json, i, item)
         {
-            struct chat_value value;
+            struct chat_value value = {0};
             TRY(chat_from_json(r, item, &value));
             TRY(chat_list_add(r, out->list, &value));
         }
@@ -323,7 +323,7 @@ static int contains(struct chat_render *r, const struct chat_value *a, const str
     if (b->type != CHAT_LIST) {
         return chat_raise(r, "a value is looked for in one of type %s", chat_type_name(b));
     }
-    struct chat_value items;
+    struct chat_value items = {0};
     TRY(chat_items(r, b, &items));
     for (size_t i = 0; i < items.list->count && !*out; i++) {
         TRY(chat_equals(r, &items.list->items[i], a, out));
@@ -505,7 +505,7 @@ int chat_binary(struct chat_render *r, int symbol, const struct chat_value *a, c
     double x, y;
 
     if (symbol == '~') {
-        struct chat_value left, right;
+        struct chat_value left = {0}, right = {0};
         TRY(chat_to_text(r, a, &left));
         TRY(chat_to_text(r, b, &right));
         return join_two(r, &left, &right, out);
