@@ -382,56 +382,6 @@ static void describe_modules(struct plan_builder *b)
     }
 }
 
-/* Whether the widths of a step's inputs fit each other and its constants. */
-static bool step_fits(const struct plan_builder *b, const struct plan_step *step)
-{
-    int64_t width[PLAN_INPUTS_MAX] = {0};
-
-    for (int i = 0; i < step->inputs; i++) {
-        width[i] = b->values[step->in[i]].width;
-    }
-    switch (step->kind) {
-    case STEP_ADD:
-        return width[0] == width[1];
-    case STEP_ACTIVATE:
-        return step->inputs == 1 || width[0] == width[1] || width[0] == 1;
-    case STEP_NORM:
-        return width[0] % b->norms[step->norm].size == 0;
-    case STEP_ROPE:
-        return step->rope.head_dim > 0 && width[0] % step->rope.head_dim == 0 && step->rope.rotated > 0 &&
-               step->rope.rotated <= step->rope.head_dim && step->rope.rotated % 2 == 0;
-    case STEP_SELECT:
-        return step->select.stride > 0 && width[0] % step->select.stride == 0 && step->select.first >= 0 &&
-               step->select.count > 0 && step->select.first <= step->select.stride - step->select.count;
-    case STEP_JOIN:
-        return step->join.heads > 0 && width[0] % step->join.heads == 0 &&
-               (step->join.shared || width[1] % step->join.heads == 0);
-    case STEP_ATTENTION:
-        return width[0] == step->attention.heads * step->attention.head_dim &&
-               width[1] == step->attention.kv_heads * step->attention.head_dim &&
-               width[2] == step->attention.kv_heads * step->attention.value_dim;
-    case STEP_CONV:
-    case STEP_DELTA:
-    case STEP_SCAN:
-    case STEP_GATED_NORM:
-        return plan_recurrent_fits(b, step);
-    default:
-        return true;
-    }
-}
-
-/* What a family may have got wrong. */
-static int derive_check(const struct plan_builder *b)
-{
-    for (int s = 0; s < b->plan.step_count; s++) {
-        const struct plan_step *step = &b->steps[s];
-        if (!step_fits(b, step)) {
-            return err_raise(ERR_INTERNAL, "the inputs of step %d of a plan do not fit each other", s);
-        }
-    }
-    return 0;
-}
-
 int plan_derive(struct plan_builder *b, int output)
 {
     struct plan *plan = &b->plan;
@@ -440,7 +390,7 @@ int plan_derive(struct plan_builder *b, int output)
 
     TRY(b->rc);
     TRY(arena_check(b->arena));
-    TRY(derive_check(b));
+    TRY(plan_check_steps(b));
     plan->output = output;
     plan->steps = b->steps;
     plan->values = b->values;
@@ -459,6 +409,7 @@ int plan_derive(struct plan_builder *b, int output)
     find_kept(b, groups, storages);
     plan_find_folds(b, groups);
     find_branches(b, groups);
+    TRY(b->expert ? 0 : plan_check_stream(plan));
     place_storages(b, storages);
     describe_modules(b);
     return arena_check(b->arena);

@@ -32,3 +32,6 @@ bool plan_step_reads(const struct plan_step *step, int value);
 int plan_only_reader(const struct plan_builder *b, int value);
 /* Set `fold` of all groups but experts', whose plans have theirs. */
 void plan_find_folds(const struct plan_builder *b, struct plan_group *groups);
+/* plan_check.c: whether each step's inputs fit it, and each group follows from the residual stream. ERR_INTERNAL. */
+int plan_check_steps(const struct plan_builder *b);
+int plan_check_stream(const struct plan *plan);

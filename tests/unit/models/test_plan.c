@@ -280,6 +280,18 @@ static int plan_without_residual(const struct model_config *c, int64_t layer, st
     return plan_linear(b, 0, "mlp.up_proj", NULL, c->hidden_size, false);
 }
 
+/* An MLP that reads a norm of the layer's input is added after attention was. */
+static int plan_late_branch(const struct model_config *c, int64_t layer, struct plan_builder *b)
+{
+    int in = plan_row_norm(b, 0, "input_layernorm", NULL);
+    int x = plan_add(
+        b, 0, plan_linear(b, plan_linear(b, in, "first", NULL, 8, false), "second", NULL, c->hidden_size, false));
+
+    (void)layer;
+    return plan_add(b, x,
+                    plan_linear(b, plan_linear(b, in, "third", NULL, 8, false), "fourth", NULL, c->hidden_size, false));
+}
+
 static int plan_misfit(const struct model_config *c, int64_t layer, struct plan_builder *b)
 {
     (void)layer;
@@ -352,6 +364,7 @@ START_TEST(test_made_up)
     plans_free(plans);
     ck_assert_int_eq(made_up(plan_without_residual, &plans), ERR_INTERNAL);
     ck_assert_int_eq(made_up(plan_misfit, &plans), ERR_INTERNAL);
+    ck_assert_int_eq(made_up(plan_late_branch, &plans), ERR_INTERNAL);
 }
 END_TEST
 
