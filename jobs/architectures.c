@@ -8,6 +8,7 @@
 #include "models/parts.h"
 #include "quantizers/quantizer.h"
 
+#include <pthread.h>
 #include <string.h>
 
 static bool method_applies(const struct quantizer *quantizer, const struct arch_parts *parts)
@@ -98,7 +99,7 @@ static json_t *list_left_in_float(void)
     return list;
 }
 
-json_t *service_architectures(void)
+static json_t *list_rows(void)
 {
     json_t *data = json_array();
 
@@ -108,4 +109,17 @@ json_t *service_architectures(void)
     return json_pack("{s:s, s:o, s:b, s:{s:o, s:o, s:o}}", "object", "list", "data", data, "has_more", 0, "model_free",
                      "methods", methods_of(NULL), "formats", formats_of(NULL, NULL), "left_in_float",
                      list_left_in_float());
+}
+
+/* The same for the life of the process, and some hundred plans to make it: made once. */
+json_t *service_architectures(void)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static json_t *made;
+
+    (void)pthread_mutex_lock(&lock);
+    made = made != NULL ? made : list_rows();
+    json_t *copy = json_deep_copy(made);
+    (void)pthread_mutex_unlock(&lock);
+    return copy;
 }
