@@ -99,7 +99,7 @@ static json_t *list_left_in_float(void)
     return list;
 }
 
-static json_t *list_rows(void)
+static json_t *list_architecture_rows(void)
 {
     json_t *data = json_array();
 
@@ -118,7 +118,7 @@ json_t *service_architectures(void)
     static json_t *made;
 
     (void)pthread_mutex_lock(&lock);
-    made = made != NULL ? made : list_rows();
+    made = made != NULL ? made : list_architecture_rows();
     json_t *copy = json_deep_copy(made);
     (void)pthread_mutex_unlock(&lock);
     return copy;
