@@ -69,6 +69,7 @@ int launch_norm(float *y, const float *x, const float *weight, const float *bias
                 cudaStream_t stream)
 {
     ENTER();
+    float offset = spec->unit_offset ? 1.0f : 0.0f;
     for (int64_t at = 0; at < spec->groups * spec->size; at += spec->size) {
         double mean = 0, sum = 0;
         for (int64_t i = 0; i < spec->size && spec->layer; i++) {
@@ -77,10 +78,11 @@ int launch_norm(float *y, const float *x, const float *weight, const float *bias
         for (int64_t i = 0; i < spec->size; i++) {
             sum += ((double)x[at + i] - mean) * ((double)x[at + i] - mean);
         }
-        double factor = 1.0 / sqrt(sum / (double)spec->size + (double)spec->eps);
+        float factor = (float)(1.0 / sqrt(sum / (double)spec->size + (double)spec->eps));
         for (int64_t i = 0; i < spec->size; i++) {
-            double w = weight == NULL ? 1 : (double)weight[i] + (spec->unit_offset ? 1 : 0);
-            y[at + i] = (float)(((double)x[at + i] - mean) * factor * w + (bias != NULL ? (double)bias[i] : 0));
+            float scaled = (float)((double)x[at + i] - mean) * factor;
+            scaled *= weight != NULL ? offset + weight[i] : 1.0f;
+            y[at + i] = bias != NULL ? scaled + bias[i] : scaled;
         }
     }
     return 0;
@@ -119,8 +121,6 @@ static double shim_activated(double g, double u, enum gpu_activation activation)
     double low = fmin(g, 7), cut = fmin(fmax(u, -7), 7);
 
     switch (activation) {
-    case GPU_SILU:
-        return g / (exp(-g) + 1) * u;
     case GPU_GELU:
         return g / 2 * erfc(-g / sqrt(2)) * u;
     case GPU_GELU_TANH:
@@ -141,8 +141,9 @@ int launch_activate(float *y, const float *gate, int one, const float *up, int64
 {
     ENTER();
     for (int64_t i = 0; i < count; i++) {
-        double g = (double)gate[one ? i / cols : i];
-        y[i] = (float)shim_activated(g, up != NULL ? (double)up[i] : 1, activation);
+        float g = gate[one ? i / cols : i], u = up != NULL ? up[i] : 1.0f;
+        y[i] = activation == GPU_SILU ? g / (expf(-g) + 1.0f) * u
+                                      : (float)shim_activated((double)g, (double)u, activation);
     }
     return 0;
 }
@@ -300,6 +301,12 @@ static float shim_score(const struct launch_softmax *spec, float score)
     return spec->cap > 0 ? spec->cap * tanhf(score * spec->scale / spec->cap) : score * spec->scale;
 }
 
+/* Against the largest score, `most`. */
+static float shim_weight(const struct launch_softmax *spec, float score, float most)
+{
+    return spec->cap > 0 ? expf(shim_score(spec, score) - shim_score(spec, most)) : expf((score - most) * spec->scale);
+}
+
 int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const struct launch_softmax *spec,
                    cudaStream_t stream)
 {
@@ -308,15 +315,17 @@ int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const s
         int64_t query = spec->first + r % spec->queries, at = r * spec->keys;
         float most = -INFINITY, sum = 0;
         for (int64_t i = 0; i <= query; i++) {
-            most = shim_sees(spec, query, i) ? fmaxf(most, shim_score(spec, scores[at + i])) : most;
+            most = shim_sees(spec, query, i) ? fmaxf(most, scores[at + i]) : most;
         }
         for (int64_t i = 0; i <= query; i++) {
-            sum += shim_sees(spec, query, i) ? expf(shim_score(spec, scores[at + i]) - most) : 0.0f;
+            sum += shim_sees(spec, query, i) ? shim_weight(spec, scores[at + i], most) : 0.0f;
         }
-        sum += spec->sinks != NULL ? expf(spec->sinks[r / spec->queries * spec->sink_step] - most) : 0.0f;
+        if (spec->sinks != NULL) {
+            sum += expf(spec->sinks[r / spec->queries * spec->sink_step] - shim_score(spec, most));
+        }
         for (int64_t i = 0; i < spec->keys; i++) {
             bool visible = shim_sees(spec, query, i);
-            store(out, out_dtype, at + i, visible ? expf(shim_score(spec, scores[at + i]) - most) / sum : 0.0f);
+            store(out, out_dtype, at + i, visible ? shim_weight(spec, scores[at + i], most) / sum : 0.0f);
         }
     }
     return 0;
