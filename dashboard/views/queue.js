@@ -21,7 +21,7 @@ export function show(main, {query, signal, title}) {
   title("Queue");
   const filter = {status: query.get("status") ?? "", method: query.get("method") ?? "", model_id: query.get("model") ?? "", text: query.get("text") ?? ""};
   const state = {
-    jobs: [], more: false, pages: [query.get("after")], /* cursors of the pages up to this one */ first: 0,
+    jobs: [], more: false, pages: [query.get("after")], /* cursors of the pages up to this one */ first: 0, next: null, /* where the page starts that was asked for */
     selected: new Map(), counts: null, models: new Map(), places: new Map(), seen: new Set(), searched: 0, searching: false, error: null, loaded: false,
   };
 
@@ -241,6 +241,8 @@ export function show(main, {query, signal, title}) {
     onValue: (list) => {
       if (!filter.text) {
         state.more = list.has_more;
+        state.first = state.next ?? state.first;
+        state.next = null;
         take(list.data);
       }
     },
@@ -398,6 +400,7 @@ export function show(main, {query, signal, title}) {
   function filtered() {
     state.pages = [null];
     state.first = 0;
+    state.next = null;
     state.loaded = false;
     state.jobs = [];
     searchNumber++;
@@ -437,15 +440,24 @@ export function show(main, {query, signal, title}) {
   });
   further.addEventListener("click", () => search(state.cursor));
 
+  /* One page at a time: the next one starts from a row of the page that is shown. */
   function turn(pages, first) {
     state.pages = pages;
-    state.first = first;
+    state.next = first;
     keepPlace();
     again();
     scrollTo(0, 0);
   }
-  older.addEventListener("click", () => turn([...state.pages, state.jobs.at(-1).id], state.first + state.jobs.length));
-  newer.addEventListener("click", () => turn(state.pages.slice(0, -1), Math.max(0, state.first - PAGE)));
+  older.addEventListener("click", () => {
+    if (state.next === null) {
+      turn([...state.pages, state.jobs.at(-1).id], state.first + state.jobs.length);
+    }
+  });
+  newer.addEventListener("click", () => {
+    if (state.next === null) {
+      turn(state.pages.slice(0, -1), Math.max(0, state.first - PAGE));
+    }
+  });
   all.addEventListener("change", () => {
     const on = all.checked; /* choosing one sets it */
     for (const job of state.jobs) {
