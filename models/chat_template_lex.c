@@ -259,7 +259,7 @@ static int lex_operator(struct chat_lexer *lexer, struct chat_token *out)
         return lex_refuse(lexer, "a tag holds a character that no expression has");
     }
     lexer->balance += strchr("[({", c) != NULL ? 1 : strchr("])}", c) != NULL ? -1 : 0;
-    out->symbol = c;
+    out->symbol = (unsigned char)c;
     lex_move(lexer, lexer->at + 1);
     return lexer->balance < 0 ? lex_refuse(lexer, "a bracket closes that was not open") : 0;
 }
