@@ -32,6 +32,7 @@ import contract
 BINARY = os.environ.get("QUANTD", "build-release/daemon/quantd")
 DATA = os.environ.get("QUANTD_TEST_DATA", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data"))
 SANITIZED = os.environ.get("QUANTD_E2E_SANITIZED", "0") == "1"
+SLOWER = int(os.environ.get("QUANTD_E2E_SLOWER", "1"))  # so many times as long a sanitized daemon takes for a record
 # A daemon that looks for modules where there are none: memory is measured without the peak of a module that is opened and closed again.
 NO_MODULES = ("--module-dir", os.path.dirname(os.path.abspath(__file__)))
 START_SECONDS = 60

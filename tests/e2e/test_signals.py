@@ -3,10 +3,10 @@
 import signal
 import time
 
-from harness import JOBS, Daemon, artifact_digests, equal, ids_records, main, new_job, succeed, true, wait_job, wait_until
+from harness import JOBS, SLOWER, Daemon, artifact_digests, equal, ids_records, main, new_job, succeed, true, wait_job, wait_until
 
 LONG = {"calibration": {"stream": True, "num_samples": 0, "sequence_length": 256}}
-RECORDS = ids_records(120, 256, 2048)
+RECORDS = ids_records(120 // SLOWER, 256, 2048)
 
 
 def wait_layers(daemon, job, layers):
