@@ -1,6 +1,7 @@
 """Loads artifacts in vLLM on the CPU, one after the other in one process: vllm_loader.py IDS.json FOLDER...
 
 Without arguments it prints the name of its operation for 4-bit weights if it has that for this processor: it was written for AVX-512.
+Products are in BF16 with AVX-512, else in F32: emulated ones are a hundred times slower.
 Prints a line of JSON for each folder: its perplexity on the ids, or the error that it ended with. torch.compile is off, which halves
 the time; the cache is as small as the ids allow. Windows may be as long as the model allows: vLLM wants room for a token after them, which
 no forward pass sees.
@@ -21,10 +22,12 @@ import vllm
 import vllm._custom_ops  # noqa: F401, which loads the operations
 
 FOUR_BITS = "cpu_gemm_wna16"
+with open("/proc/cpuinfo") as cpuinfo:
+    DTYPE = "bfloat16" if "avx512bw" in cpuinfo.read() else "float32"
 
 
 def perplexity(folder, windows):
-    model = vllm.LLM(folder, skip_tokenizer_init=True, enforce_eager=True, max_model_len=len(windows[0]) + 8, max_num_seqs=8,
+    model = vllm.LLM(folder, dtype=DTYPE, skip_tokenizer_init=True, enforce_eager=True, max_model_len=len(windows[0]) + 8, max_num_seqs=8,
                      enable_prefix_caching=False, disable_log_stats=True)
     settings = vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
     total = count = 0
