@@ -44,14 +44,19 @@ def pytest_configure(config):
     os.environ["QUANTD_INTEROP_FULL"] = "1" if config.getoption("--full") else ""  # for modules that scale themselves
 
 
-def is_left_out(item):
-    """Whether a test is in the half of its combinations that --full adds."""
+def is_left_out(item, seen):
+    """Whether a test is in the half of its combinations that --full adds. seen: {(function, parameter): {value: its place}}, kept here."""
     halved = item.get_closest_marker("halved")
-    return halved is not None and sum(item.callspec.indices[name] for name in halved.args) % 2 == 1
+    places = []
+    for name in halved.args if halved else ():
+        values = seen.setdefault((item.function, name), {})
+        places.append(values.setdefault(repr(item.callspec.params[name]), len(values)))
+    return sum(places) % 2 == 1
 
 
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--full"):
-        extra = [item for item in items if item.get_closest_marker("full") or is_left_out(item)]
+        seen = {}
+        extra = [item for item in items if item.get_closest_marker("full") or is_left_out(item, seen)]
         config.hook.pytest_deselected(items=extra)
         items[:] = [item for item in items if item not in extra]

@@ -1,4 +1,4 @@
-"""Every method that the daemon lists, with its defaults, on both trained checkpoints: schemas hold, jobs succeed, reports are complete,
+"""Every method that the daemon lists, with its defaults, on a trained checkpoint (on both with --full): schemas hold, jobs succeed, reports are complete,
 perplexity stays near float's, and none loses more on its linears' outputs than rounding at the same width.
 """
 
@@ -69,6 +69,7 @@ def test_schema(methods, method):
     assert not kind(schema).is_valid({"no_such_parameter": 1})
 
 
+@pytest.mark.halved("method", "model")
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", JOBS)
 def test_runs(jobs, method, model):
