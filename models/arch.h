@@ -39,6 +39,7 @@ enum experts_layers {
  * change what is computed is then refused. */
 struct arch_experts {
     const char *count;     /* how many experts; num_local_experts is another word for it */
+    bool optional;         /* `count` may be 0: layers then have none */
     const char *per_token; /* NULL: num_experts_per_tok */
     const char *size;      /* an expert's width; NULL: the MLP's */
     const char *normalize; /* whether the chosen scores are divided by their sum; NULL: always_normalized says it */
@@ -75,7 +76,6 @@ struct arch_recurrence {
     const char *expand;           /* heads of head_dim are as wide as hidden_size times this; NULL: as they are given */
     const char *conv_bias, *bias; /* flags; NULL: none */
     const char *activation;       /* of the convolution, which must be silu; NULL: hidden_act */
-    const char *refused;          /* a member that must be absent, null or 0; NULL: there is none */
     const char *positions;        /* attention rotates only where this member is "rope"; NULL: it is not read */
     const char *shared_size;      /* of the MLP that all layers have; NULL: intermediate_size */
     bool steps;                   /* time steps have limits: time_step_limit, */

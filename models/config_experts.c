@@ -9,6 +9,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A model of such a family without any. */
+static bool experts_absent(const json_t *config, const struct arch_experts *row)
+{
+    const json_t *count = json_object_get(config, row->count);
+
+    return row->optional && json_is_integer(count) && json_integer_value(count) == 0;
+}
+
 /* How many experts there are, in either spelling: transformers 5 writes num_local_experts for every family. */
 static int read_experts(const json_t *config, struct model_config *c)
 {
@@ -257,7 +265,7 @@ int config_experts(const json_t *config, struct model_config *c)
     if (c->arch->head_norms_member != NULL) {
         TRY(config_flag(config, c->arch->head_norms_member, &c->head_norms));
     }
-    if (row == NULL) {
+    if (row == NULL || experts_absent(config, row)) {
         return 0;
     }
     TRY(refuse_members(config, row));

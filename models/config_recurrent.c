@@ -240,19 +240,6 @@ static int parse_positions(const json_t *config, struct model_config *c)
     return 0;
 }
 
-/* What the family may have and is not computed here. */
-static int refuse_member(const json_t *config, const struct arch_recurrence *row)
-{
-    const json_t *value = row->refused != NULL ? json_object_get(config, row->refused) : NULL;
-    char what[64];
-
-    if (value == NULL || json_is_null(value) || (json_is_integer(value) && json_integer_value(value) == 0)) {
-        return 0;
-    }
-    snprintf(what, sizeof(what), "%lld", (long long)json_integer_value(value));
-    return config_unsupported(row->refused, what);
-}
-
 int config_recurrent(const json_t *config, struct model_config *c)
 {
     const struct arch_recurrence *row = c->arch->recurrence;
@@ -261,7 +248,6 @@ int config_recurrent(const json_t *config, struct model_config *c)
     if (row == NULL) {
         return 0;
     }
-    TRY(refuse_member(config, row));
     TRY(parse_types(config, c));
     TRY(config_int(config, row->heads, CONFIG_HEADS_MAX, row->default_heads, &r->heads));
     TRY(config_int(config, row->groups, CONFIG_HEADS_MAX, row->default_groups, &r->groups));

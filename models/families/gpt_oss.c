@@ -1,6 +1,5 @@
-/* gpt-oss and Granite MoE (OpenAI 2025, arXiv 2508.10925; IBM 2024, Granite 3.0 technical report): Llama's attention,
- * with sinks and windows in turns (gpt-oss) or with factors (Granite), and experts that are scored among the chosen and
- * stored as one tensor for each linear. */
+/* gpt-oss (OpenAI 2025, arXiv 2508.10925): Llama's attention with sinks and windows in turns, and experts that are
+ * scored among the chosen and stored as one tensor for each linear. */
 
 #include "models/families/families.h"
 
@@ -44,23 +43,4 @@ int family_gpt_oss_configure(const json_t *config, struct model_config *c)
     return limit == 7 && alpha == 1.702
                ? 0
                : config_unsupported("config.json: another value than 7 and 1.702 of", "swiglu_limit and swiglu_alpha");
-}
-
-int family_granite_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b)
-{
-    static const struct family_stacked stacked = {.both = "block_sparse_moe.input_linear.weight",
-                                                  .down = "block_sparse_moe.output_linear.weight"};
-    static const struct family_experts names = {.router = "block_sparse_moe.router.layer",
-                                                .path = "block_sparse_moe.experts",
-                                                .gate = "gate_proj",
-                                                .up = "up_proj",
-                                                .down = "down_proj",
-                                                .fused = "gate and up",
-                                                .scores = SCORES_SOFTMAX_CHOSEN,
-                                                .stacked = &stacked};
-    int in = plan_row_norm(b, 0, "input_layernorm", NULL);
-    int x = families_add(b, c, 0, families_attention(b, c, layer, in, FAMILY_NORMS_NONE));
-
-    in = plan_row_norm(b, x, "post_attention_layernorm", NULL);
-    return families_add(b, c, x, families_experts(b, c, in, &names));
 }

@@ -165,7 +165,6 @@ static const struct arch_recurrence granite_recurrence = {
     .conv_bias = "mamba_conv_bias",
     .bias = "mamba_proj_bias",
     .positions = "position_embedding_type",
-    .refused = "num_local_experts",
     .shared_size = "shared_intermediate_size",
     .steps = true,
     .default_conv_bias = true,
@@ -175,6 +174,14 @@ static const struct arch_recurrence granite_recurrence = {
     .default_conv = 4,
     .default_expand = 2,
     .default_shared = 1024,
+};
+
+static const struct arch_experts granite_hybrid_experts = {
+    .count = "num_local_experts",
+    .optional = true,
+    .always_normalized = true,
+    .default_count = 8,
+    .default_per_token = 2,
 };
 
 const struct arch arch_granite_hybrid = {
@@ -187,6 +194,7 @@ const struct arch arch_granite_hybrid = {
     .multipliers = true,
     .window = WINDOW_NEVER,
     .layer_types = 1U << LAYER_FULL | 1U << LAYER_LINEAR,
+    .experts = &granite_hybrid_experts,
     .recurrence = &granite_recurrence,
     .default_max_position = 2048,
 };

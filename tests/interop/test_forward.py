@@ -353,6 +353,7 @@ CASES = {
                                     "routed_scaling_factor": 2.5, "n_group": 4, "topk_group": 2,
                                     "num_experts_per_tok": 3}),
     "granite-hybrid": (granite_hybrid, {}),
+    "granite-hybrid-moe": (granite_hybrid, {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 40}),
     "granite-hybrid-rope": (granite_hybrid, {"position_embedding_type": "rope", "time_step_limit": [0.3, 0.8]}),
 }
 

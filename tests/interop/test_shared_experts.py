@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from daemon import Daemon
 from test_experts import REQUESTS, TOLERANCE, Setting, decompress, difference, load, logits_of, some_ids
-from test_forward import deepseek_v2, deepseek_v3, ernie_moe, forward, glm4_moe, gpt_oss, granite_moe, olmoe, qwen2_moe
+from test_forward import deepseek_v2, deepseek_v3, ernie_moe, forward, glm4_moe, gpt_oss, granite_hybrid, granite_moe, olmoe, qwen2_moe
 
 # Widths that groups of 32 divide.
 LATENT = {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "intermediate_size": 128,
@@ -30,6 +30,7 @@ CASES = {
 STACKED = {
     "gpt-oss": (gpt_oss, {"intermediate_size": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0}}),
     "granite-moe": (granite_moe, {"intermediate_size": 64}),
+    "granite-hybrid": (granite_hybrid, {"intermediate_size": 64, "num_local_experts": 8, "num_experts_per_tok": 3}),
 }
 NAMES = ("rtn", "gptq", "awq", "awq-sym", "smoothquant", "fp8")
 IN_FLOAT = ("embed_tokens.weight", "lm_head.weight", ".gate.weight", "shared_expert_gate.weight", "e_score_correction_bias")

@@ -21,6 +21,12 @@
     "experts\":"                                                                                                \
     "0,\"residual_multiplier\":0.5,\"layer_types\":[\"mamba\",\"attention\",\"linear_attention\",\"full_attention\"]}"
 
+#define GRANITE_LAYERS \
+    "{\"mamba_n_heads\":8,\"mamba_d_head\":16,\"layer_types\":[\"mamba\",\"mamba\",\"mamba\",\"mamba\"]"
+#define GRANITE_EXPERTS                                                                                         \
+    "{\"mamba_n_heads\":8,\"mamba_d_state\":8,\"mamba_d_head\":16,\"shared_intermediate_size\":40,\"num_local_" \
+    "experts\":4,\"num_experts_per_tok\":2,\"layer_types\":[\"mamba\",\"attention\",\"mamba\",\"attention\"]}"
+
 static struct plans *plans_of(const char *architecture, const char *more)
 {
     struct model_config c;
@@ -97,6 +103,35 @@ START_TEST(test_mamba)
 }
 END_TEST
 
+/* The MLP of all tokens and the router read one norm; experts come last. */
+START_TEST(test_granite_experts)
+{
+    struct plans *plans = plans_of("GraniteMoeHybridForCausalLM", GRANITE_EXPERTS);
+
+    ck_assert_int_eq(plans_kinds(plans), 2);
+    for (int64_t layer = 0; layer < 2; layer++) {
+        const struct plan *plan = plans_layer(plans, layer);
+        const struct plan_group *in = group_of(plan, "shared_mlp.input_linear");
+        int down = plan_find_module(plan, "block_sparse_moe.experts.3.down_proj");
+        ck_assert_int_eq(in->count, 2);
+        ck_assert_ptr_eq(group_of(plan, "block_sparse_moe.router.layer"), in);
+        ck_assert_int_eq(in->fold.kind, FOLD_NORM);
+        ck_assert_str_eq(plan->norms[in->fold.norm].path, "post_attention_layernorm");
+        ck_assert(is_fixed(plan, "block_sparse_moe.router.layer") && !is_fixed(plan, "shared_mlp.output_linear"));
+        ck_assert_int_eq(plan->group_count, 4 + 2 * 4);
+        ck_assert_int_eq(plan->groups[plan->group_count - 1].expert, 3);
+        ck_assert_int_ge(down, 0);
+        ck_assert_str_eq(plan->modules[down].stored->weight, "block_sparse_moe.output_linear.weight");
+        ck_assert_int_eq(plan->modules[down].stored->entry, 3);
+        ck_assert_int_eq(plan->modules[down].cols, 96);
+        const struct plan_experts *experts = plan->steps[plan_find_step(plan, STEP_EXPERTS)].experts;
+        ck_assert_int_eq(experts->top_k, 2);
+        ck_assert_int_eq(experts->scores, SCORES_SOFTMAX_CHOSEN);
+    }
+    plans_free(plans);
+}
+END_TEST
+
 static const struct {
     const char *architecture, *more;
     int code;
@@ -121,7 +156,14 @@ static const struct {
     {"NemotronHForCausalLM", "{\"hybrid_override_pattern\":\"MMMM\",\"mlp_hidden_act\":\"silu\"}",
      ERR_UNSUPPORTED_ARCHITECTURE, "mlp_hidden_act"},
     {"GraniteMoeHybridForCausalLM", "{}", ERR_INVALID_MODEL, "layer_types"},
-    {"GraniteMoeHybridForCausalLM", "{\"num_local_experts\":8}", ERR_UNSUPPORTED_ARCHITECTURE, "num_local_experts"},
+    {"GraniteMoeHybridForCausalLM", GRANITE_LAYERS ",\"num_local_experts\":-1}", ERR_INVALID_MODEL,
+     "num_local_experts"},
+    {"GraniteMoeHybridForCausalLM", GRANITE_LAYERS ",\"num_local_experts\":8,\"num_experts_per_tok\":9}",
+     ERR_INVALID_MODEL, "num_experts_per_tok 9"},
+    {"GraniteMoeHybridForCausalLM", GRANITE_LAYERS ",\"n_shared_experts\":2}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "n_shared_experts = 2"},
+    {"GraniteMoeHybridForCausalLM", GRANITE_LAYERS ",\"scoring_func\":\"sigmoid\"}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "scoring_func"},
     {"GraniteMoeHybridForCausalLM", "{\"layer_types\":[\"mamba\",\"mamba\",\"mamba\",\"mamba\"],\"mamba_d_head\":7}",
      ERR_INVALID_MODEL, "mamba_n_heads 128 of 7"},
     {"GraniteMoeHybridForCausalLM",
@@ -356,6 +398,7 @@ int main(void)
     tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, test_qwen);
     tcase_add_test(tcase, test_mamba);
+    tcase_add_test(tcase, test_granite_experts);
     tcase_add_test(tcase, test_limits);
     tcase_add_loop_test(tcase, test_refused, 0, (int)(sizeof(refusals) / sizeof(refusals[0])));
     tcase_add_loop_test(tcase, test_passes, 0, cases);
