@@ -54,15 +54,17 @@ int format_warn_experts(const struct format_config *config, json_t *warnings, co
     return rc;
 }
 
-/* Whether a module is quantized that the checkpoint has in one tensor with others: an expert's. */
+/* Whether a module is quantized that the checkpoint has in one tensor with others, an expert's, and that is not loaded
+ * by itself. */
 static int warn_find_stacked(const struct format_config *config, bool *found)
 {
     const struct format_module **table = NULL;
     const struct plans *plans = model_plans(config->model);
-    int rc = format_module_table(config, &table);
+    const struct arch_experts *row = model_config(config->model)->arch->experts;
+    int rc = row != NULL && row->apart ? 0 : format_module_table(config, &table);
 
     *found = false;
-    for (size_t i = 0; rc == 0 && !*found && i < plans_modules(plans); i++) {
+    for (size_t i = 0; table != NULL && !*found && i < plans_modules(plans); i++) {
         int module;
         const struct plan *plan = plans_layer(plans, plans_module_at(plans, i, &module));
         const struct plan_stored *stored = plan->modules[module].stored;

@@ -52,6 +52,11 @@ struct arch_experts {
     const char *const *methods; /* what topk_method may be where it is given, NULL-terminated; the first: no groups
                                  * count. NULL: it has no meaning */
     enum experts_layers layers;
+    /* Checkpoints may have a layer's experts in two tensors, gate and up [experts, 2 * size, inputs] and down; NULL:
+     * they have them as the plan says. `turned`: or as [experts, inputs, outputs]. `apart`: transformers loads one
+     * tensor for each expert and linear, too. */
+    const char *stacked[2];
+    bool turned, apart;
     /* What a member means that config.json lacks. 0 of shared experts and of groups: none. */
     int64_t default_count, default_per_token, default_size, default_shared, default_groups, default_group_top_k;
     int64_t default_dense; /* of first_k_dense_replace */
@@ -109,7 +114,7 @@ struct arch {
     const char *head;      /* output head */
     const char *prefix;    /* of all names but the head's, without which some exports are; NULL: none is */
     const char *masks[2];  /* causal masks that old exports keep, by their names in a layer */
-    const char *loaded_head; /* what transformers renames it to; NULL: nothing */
+    const char *loaded[2]; /* how some names begin, and what transformers renames that to; NULL: nothing */
     bool own_linears;      /* transformers has a class of its own for the linears: what replaces linears leaves them */
     const char *positions; /* a table whose row is added to the embedding of the token there; NULL: none */
     int64_t position_row;  /* of that table: the first token's */
@@ -227,6 +232,13 @@ struct rope_spec {
     float short_factors[ROPE_FACTORS_MAX], long_factors[ROPE_FACTORS_MAX]; /* longrope */
 };
 
+/* How a checkpoint has the linears of experts, of the forms that its family allows. */
+enum experts_storage {
+    EXPERTS_AS_PLANNED,
+    EXPERTS_STACKED, /* in two tensors: arch_experts.stacked */
+    EXPERTS_TURNED,  /* the same, [experts, inputs, outputs] */
+};
+
 struct model_config {
     const struct arch *arch;
     int64_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size;
@@ -239,6 +251,7 @@ struct model_config {
     int64_t num_experts, experts_per_token, expert_size; /* num_experts 0: layers have none */
     int64_t sparse_step;                                 /* layer l may have experts where it divides l + 1 */
     bool normalize_experts;                              /* the chosen scores are divided by their sum */
+    enum experts_storage experts_storage;                /* found when the checkpoint is opened */
     int64_t shared_size;                                 /* of the shared expert; 0: there is none */
     int64_t expert_groups, expert_group_top_k;   /* the choice is among the experts of the best groups; 1: all */
     double experts_factor;                       /* of the scores */

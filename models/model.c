@@ -118,6 +118,7 @@ static int model_load(struct model *model, enum model_reading reading)
         TRY(bare_load(model));
     } else {
         TRY(model_names_find(model));
+        TRY(model_stored_find(model));
         TRY(model_check_tensors(model));
         TRY(model_extras_list(model));
     }

@@ -105,6 +105,10 @@ int model_side_list(struct model *model);
 /* model_names.c: which of the layouts of its class a checkpoint has, and the names that follow. */
 int model_names_find(struct model *model);
 
+/* model_stored.c: which form the linears of experts have, where the family allows several; plans for another than the
+ * configuration's own are made then. */
+int model_stored_find(struct model *model);
+
 /* model_extras.c. */
 /* Whether a tensor belongs to a part that passes through. */
 bool model_is_extra(const struct model *model, const char *name);

@@ -108,10 +108,8 @@ int model_spellings(const struct model *model, const char *name, char out[MODEL_
 
     snprintf(out[0], PLAN_NAME_MAX, "%s", name);
     if (model->config.composite == NULL) {
-        const char *loaded = model->config.arch->loaded_head;
-        bool renamed = loaded != NULL && strcmp(name, head) == 0;
-        snprintf(out[1], PLAN_NAME_MAX, "%s", renamed ? loaded : name);
-        return renamed ? 2 : 1;
+        const char *const *loaded = model->config.arch->loaded;
+        return loaded[0] != NULL && respell(name, loaded[0], loaded[1], out[1]) ? 2 : 1;
     }
     snprintf(old_head, sizeof(old_head), "%s%s", old->head, head);
     bool found = respell(name, new->model, old->model, out[1]) || respell(name, old->model, new->model, out[1]) ||

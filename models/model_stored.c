@@ -66,6 +66,50 @@ struct model_part model_part(const struct model *model, int64_t layer, const str
     return part;
 }
 
+/* Whether both tensors of a layer's experts have the shapes of one form. */
+static bool experts_fit(const struct model *model, int64_t layer, bool turned)
+{
+    const struct model_config *c = &model->config;
+    const int64_t outputs[2] = {2 * c->expert_size, c->hidden_size}, inputs[2] = {c->hidden_size, c->expert_size};
+    char name[MODEL_NAME_MAX];
+
+    for (int i = 0; i < 2; i++) {
+        model_parameter_name(model, layer, c->arch->experts->stacked[i], name);
+        const struct model_tensor tensor = model_find(model, name);
+        bool fits = tensor.file != NULL && tensor.entry->rank == 3 && tensor.entry->shape[0] == c->num_experts &&
+                    tensor.entry->shape[1] == (turned ? inputs : outputs)[i] &&
+                    tensor.entry->shape[2] == (turned ? outputs : inputs)[i];
+        if (!fits) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int model_stored_find(struct model *model)
+{
+    struct model_config *c = &model->config;
+    const struct arch_experts *row = c->arch->experts;
+    char name[MODEL_NAME_MAX];
+    int64_t layer = 0;
+
+    if (row == NULL || row->stacked[0] == NULL) {
+        return 0;
+    }
+    while (layer < c->num_layers && !arch_has_experts(c, layer)) {
+        layer++;
+    }
+    model_parameter_name(model, layer, row->stacked[0], name);
+    if (layer == c->num_layers || model_find(model, name).file == NULL) {
+        return 0;
+    }
+    bool turned = row->turned && !experts_fit(model, layer, false) && experts_fit(model, layer, true);
+    c->experts_storage = turned ? EXPERTS_TURNED : EXPERTS_STACKED;
+    plans_free(model->plans);
+    model->plans = NULL;
+    return plans_new(c, &model->plans);
+}
+
 static bool part_is_in(const struct plan_module *module, const char *path, bool bias)
 {
     const struct plan_stored *stored = module->stored;

@@ -53,10 +53,18 @@ static int shared_expert(struct plan_builder *b, const struct model_config *c, i
     return out;
 }
 
-/* The three linears of an expert, where all experts' are stored as one. */
+/* The three linears of an expert, where all experts' are stored as one: in the family, or in this checkpoint. */
 static void store_stacked(struct plan_builder *expert, const struct model_config *c, const struct family_stacked *s,
                           int gate, int up, int down)
 {
+    const char *const *found = c->arch->experts->stacked;
+    const struct family_stacked own = {
+        .both = found[0], .down = found[1], .by_inputs = c->experts_storage == EXPERTS_TURNED};
+
+    s = c->experts_storage != EXPERTS_AS_PLANNED ? &own : s;
+    if (s == NULL) {
+        return;
+    }
     int64_t stride = s->in_turns ? 2 : 2 * c->expert_size, count = stride / 2;
     struct plan_stored both = {.weight = s->both,
                                .bias = s->both_bias,
@@ -88,9 +96,7 @@ int families_experts(struct plan_builder *b, const struct model_config *c, int i
     int product = gate >= 0 ? plan_activate(expert, names->activation, gate, up)
                             : plan_activate(expert, (enum plan_activation)c->activation, up, -1);
     int made = plan_linear(expert, product, names->down, NULL, c->hidden_size, names->expert_bias);
-    if (names->stacked != NULL) {
-        store_stacked(expert, c, names->stacked, gate, up, made);
-    }
+    store_stacked(expert, c, names->stacked, gate, up, made);
     int out = plan_experts(b, in, logits, &experts, expert, made);
     return shared >= 0 ? plan_add(b, out, shared) : out;
 }

@@ -60,11 +60,14 @@ class Setting:
     def __init__(self, quantd, root, name, dtype=torch.float32, cases=CASES, **more):
         self.quantd, self.root, self.name, self.made = quantd, root, name, {}
         build, bends = cases[name]
-        make(build(**{**bends, **more})).to(dtype).save_pretrained(root / "model")
+        self.save(make(build(**{**bends, **more})).to(dtype))
         self.ids = models.write_tokens(root / "tokens.ndjson", length=LENGTH) % SHAPE["vocab_size"]
         (root / "tokens.ndjson").write_text("".join(json.dumps({"input_ids": row.tolist()}) + "\n" for row in self.ids))
         self.model = quantd.register("model")
         self.files = {purpose: quantd.upload(root / "tokens.ndjson", purpose) for purpose in ("calibration", "evaluation")}
+
+    def save(self, model):
+        model.save_pretrained(self.root / "model")
 
     def artifact(self, method, parameters, format):
         """(folder, job)"""

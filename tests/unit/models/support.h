@@ -24,7 +24,7 @@ static inline float support_unit(uint64_t *state)
 struct support_tensor {
     char name[128];
     int rank;
-    int64_t shape[2];
+    int64_t shape[3];
     float value;    /* of element 1, when not 0 */
     const char *as; /* the tensor whose values it has; NULL: its own */
     bool widened;   /* stored as F32, with the values of the checkpoint's type */
@@ -46,6 +46,26 @@ static inline struct support_tensor *support_add(struct support *s, const char *
     *t = (struct support_tensor){.rank = cols > 0 ? 2 : 1, .shape = {rows, cols}};
     snprintf(t->name, sizeof(t->name), "%s", name);
     return t;
+}
+
+static inline void support_add_matrices(struct support *s, const char *name, int64_t count, int64_t rows, int64_t cols)
+{
+    struct support_tensor *t = support_add(s, name, count, rows);
+    t->rank = 3;
+    t->shape[2] = cols;
+}
+
+/* Without the tensors that have `word` in their names. */
+static inline void support_drop(struct support *s, const char *word)
+{
+    int kept = 0;
+
+    for (int i = 0; i < s->count; i++) {
+        if (strstr(s->tensors[i].name, word) == NULL) {
+            s->tensors[kept++] = s->tensors[i];
+        }
+    }
+    s->count = kept;
 }
 
 static inline struct support_tensor *support_find(struct support *s, const char *name)
@@ -135,7 +155,7 @@ static inline void support_fill(const struct support_tensor *t, float *out, int6
 
 static inline void support_put(struct safetensors_writer *writer, const struct support_tensor *t, enum dtype dtype)
 {
-    int64_t count = t->shape[0] * (t->rank == 2 ? t->shape[1] : 1);
+    int64_t count = t->shape[0] * (t->rank >= 2 ? t->shape[1] : 1) * (t->rank == 3 ? t->shape[2] : 1);
     float *values = calloc((size_t)count, sizeof(float));
     uint16_t *halves = calloc((size_t)count, sizeof(uint16_t));
 

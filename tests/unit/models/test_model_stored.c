@@ -131,4 +131,82 @@ START_TEST(test_view_not_finite)
 }
 END_TEST
 
-UNIT_MAIN("model_stored", test_views, test_view_not_finite)
+#define STACKED_SIZES                                                                                           \
+    "\"hidden_size\":8,\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":2,"             \
+    "\"num_key_value_heads\":1,\"head_dim\":8,\"vocab_size\":10,\"max_position_embeddings\":32,\"num_experts\"" \
+    ":3,\"num_experts_per_tok\":2,\"moe_intermediate_size\":6,\"layer_types\":[\"full_attention\",\"full_"      \
+    "attention\"]}"
+
+/* Experts as the configuration has them, or a layer's in two tensors. */
+static const struct stacked_case {
+    const char *config;
+    bool stacked, turned;
+    const char *says; /* NULL: it opens */
+} stacked_cases[] = {
+    {"{\"architectures\":[\"Qwen3_5MoeForCausalLM\"],\"shared_expert_intermediate_size\":4," STACKED_SIZES, false,
+     false, NULL},
+    {"{\"architectures\":[\"Qwen3_5MoeForCausalLM\"],\"shared_expert_intermediate_size\":4," STACKED_SIZES, true, false,
+     NULL},
+    {"{\"architectures\":[\"Qwen3_5MoeForCausalLM\"],\"shared_expert_intermediate_size\":4," STACKED_SIZES, true, true,
+     "gate_up_proj has shape [3, 8, 12]; config.json asks for [3, 12, 8]"},
+    {"{\"architectures\":[\"Qwen3MoeForCausalLM\"]," STACKED_SIZES, true, false,
+     "tensor model.layers.0.mlp.experts.0.gate_proj.weight is missing"},
+};
+
+static void stack_experts(struct support *s, bool turned)
+{
+    char name[128];
+
+    support_drop(s, ".mlp.experts.");
+    for (int layer = 0; layer < 2; layer++) {
+        snprintf(name, sizeof(name), "model.layers.%d.mlp.experts.gate_up_proj", layer);
+        support_add_matrices(s, name, 3, turned ? 8 : 12, turned ? 12 : 8);
+        snprintf(name, sizeof(name), "model.layers.%d.mlp.experts.down_proj", layer);
+        support_add_matrices(s, name, 3, turned ? 6 : 8, turned ? 8 : 6);
+    }
+}
+
+static void check_stacked(const struct stacked_case *c)
+{
+    struct model *model = NULL;
+    struct support s;
+    int64_t layer;
+
+    support_init(&s, c->config);
+    if (c->stacked) {
+        stack_experts(&s, c->turned);
+    }
+    support_write(&s);
+    int rc = support_open(&s, ".", &model);
+    if (c->says != NULL) {
+        ck_assert_int_eq(rc, ERR_INVALID_MODEL);
+        ck_assert_msg(strstr(err_last()->message, c->says) != NULL, "says: %s", err_last()->message);
+        support_deinit(&s);
+        return;
+    }
+    ck_assert_rc_ok(rc);
+    int up = model_find_module(model, "model.layers.1.mlp.experts.2.up_proj", &layer);
+    int down = model_find_module(model, "model.layers.1.mlp.experts.2.down_proj", &layer);
+    ck_assert(up >= 0 && down >= 0);
+    const struct plan_module *modules = plans_layer(model_plans(model), 1)->modules;
+    const struct model_part one = model_part(model, 1, &modules[up], false);
+    const struct model_part other = model_part(model, 1, &modules[down], false);
+    ck_assert_ptr_nonnull(one.tensor.file);
+    ck_assert_ptr_nonnull(other.tensor.file);
+    if (c->stacked) {
+        ck_assert_int_eq(model_part_element(&one, 5, 7), 2 * 96 + (c->turned ? 7 * 12 + 6 + 5 : (6 + 5) * 8 + 7));
+        ck_assert_int_eq(model_part_element(&other, 7, 5), 2 * 48 + (c->turned ? 5 * 8 + 7 : 7 * 6 + 5));
+    }
+    model_close(model);
+    support_deinit(&s);
+}
+
+START_TEST(test_stacked)
+{
+    for (size_t i = 0; i < sizeof(stacked_cases) / sizeof(stacked_cases[0]); i++) {
+        check_stacked(&stacked_cases[i]);
+    }
+}
+END_TEST
+
+UNIT_MAIN("model_stored", test_views, test_view_not_finite, test_stacked)
