@@ -134,6 +134,7 @@ struct arch {
     bool nope;              /* no_rope_layers and no_rope_layer_interval apply */
     bool full_nope;         /* layers of full attention do not rotate */
     bool partial_rope;      /* partial_rotary_factor applies */
+    bool sections;          /* images have three positions: mrope_section says how many columns go by each */
     bool rope_neighbours;   /* columns are rotated with their neighbours, else halves with each other */
     bool query_scaling;     /* llama_4_scaling_beta of the rope parameters applies: rotary table 1 is the keys' */
     bool multipliers;       /* embedding_multiplier, residual_multiplier, attention_multiplier, logits_scaling apply */
@@ -164,6 +165,7 @@ struct arch {
     int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
     int64_t default_mlp;                                   /* intermediate_size / hidden_size; 0: it must be given */
     int64_t default_heads, default_vocab, default_pattern; /* 0: required; 0: required; no window */
+    int64_t default_window_from;                           /* of max_window_layers; 0: 28 */
     double default_rope_theta;                             /* 0: 10000 */
     double default_local_theta;                            /* of rotary table 1; 0: 10000 */
     double default_partial;                                /* 0: 1 */
@@ -183,19 +185,21 @@ struct latent_attention {
     double scale; /* of the scores */
 };
 
+/* What precedes the names of a checkpoint's text model: for "model." of a row's names, and for its head. */
+struct arch_layout {
+    const char *model, *head; /* "model.language_model.", "" */
+};
+
 /* A class of checkpoints that hold a language model and more, such as a tower for images: its tensors pass through. */
 struct arch_composite {
     const char *name;          /* "Mistral3ForConditionalGeneration" */
     const char *model_type;    /* config.json's */
     const char *text;          /* the member that holds the language model's configuration */
     const char *text_types[6]; /* its model_type: the first where it is missing. The row is that model_type's. */
+    const struct arch_layout *layouts; /* [2]: by the module tree; as older exports have it, model NULL: likewise */
+    bool flat;                         /* older exports have the members of `text` next to the others, in its place */
 };
 const struct arch_composite *arch_composites(void); /* ends with {0} */
-
-/* What precedes the names of a checkpoint's text model: for "model." of a row's names, and for its head. */
-struct arch_layout {
-    const char *model, *head; /* "model.language_model.", "" */
-};
 
 enum rope_type {
     ROPE_DEFAULT,

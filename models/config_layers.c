@@ -78,7 +78,8 @@ static int parse_layer_types(const json_t *list, struct model_config *c)
 static int parse_rule(const json_t *config, struct model_config *c)
 {
     const enum window_rule rule = c->arch->window;
-    int64_t from = 28, pattern = c->arch->default_pattern; /* max_window_layers' default */
+    int64_t from = c->arch->default_window_from > 0 ? c->arch->default_window_from : 28;
+    int64_t pattern = c->arch->default_pattern;
 
     TRY(config_count(config, "max_window_layers", CONFIG_POSITION_MAX, &from));
     if (rule == WINDOW_PATTERN) {

@@ -37,6 +37,7 @@ static int find_composite(const struct arch_composite *composite, const json_t *
     bool known = false;
 
     TRY(check_model_type(*config, composite->name, composite->model_type));
+    text = composite->flat && (text == NULL || json_is_null(text)) ? *config : text;
     if (!json_is_object(text)) {
         return err_raise(ERR_INVALID_MODEL, "config.json: %s, the language model of a %s, is missing", composite->text,
                          composite->name);

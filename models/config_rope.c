@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static int parse_rope_type(const char *type, const char *place, enum rope_type *out)
+static int parse_rope_type(const struct arch *arch, const char *type, const char *place, enum rope_type *out)
 {
     static const struct {
         const char *name;
@@ -24,6 +24,10 @@ static int parse_rope_type(const char *type, const char *place, enum rope_type *
                  {"proportional", ROPE_PROPORTIONAL}};
     char what[64];
 
+    if (arch->sections && strcmp(type, "mrope") == 0) { /* the ordinary one, with sections */
+        *out = ROPE_DEFAULT;
+        return 0;
+    }
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(type, names[i].name) == 0) {
             *out = names[i].type;
@@ -35,7 +39,7 @@ static int parse_rope_type(const char *type, const char *place, enum rope_type *
 }
 
 /* The type in either spelling. Readers disagree on which of two wins, so two must agree. */
-static int read_rope_type(const json_t *rope, const char *place, enum rope_type *out)
+static int read_rope_type(const struct arch *arch, const json_t *rope, const char *place, enum rope_type *out)
 {
     static const char *const keys[] = {"rope_type", "type"};
     enum rope_type types[] = {ROPE_DEFAULT, ROPE_DEFAULT};
@@ -49,7 +53,7 @@ static int read_rope_type(const json_t *rope, const char *place, enum rope_type 
         if (!json_is_string(value)) {
             return err_raise(ERR_INVALID_MODEL, "config.json: %s.%s is not a string", place, keys[i]);
         }
-        TRY(parse_rope_type(json_string_value(value), place, &types[i]));
+        TRY(parse_rope_type(arch, json_string_value(value), place, &types[i]));
         said[i] = true;
     }
     if (said[0] && said[1] && types[0] != types[1]) {
@@ -107,8 +111,8 @@ static bool rope_by_type(const json_t *rope)
 /* One of the members that hold rope parameters: NULL when it is absent, null or empty, which all mean the same. Its
  * type is judged even where another member counts: a type that is not computed here would show that the checkpoint is
  * meant for another forward pass. */
-static int read_rope(const json_t *config, const char *key, const char *place, const json_t **rope,
-                     enum rope_type *type)
+static int read_rope(const struct arch *arch, const json_t *config, const char *key, const char *place,
+                     const json_t **rope, enum rope_type *type)
 {
     *rope = json_object_get(config, key);
     *type = ROPE_DEFAULT;
@@ -127,7 +131,7 @@ static int read_rope(const json_t *config, const char *key, const char *place, c
         return 0;
     }
     TRY(check_rope_members(*rope, place));
-    return read_rope_type(*rope, place, type);
+    return read_rope_type(arch, *rope, place, type);
 }
 
 /* Where it is given inside and outside of the parameters, versions of the same library take one or the other. */
@@ -293,6 +297,30 @@ static int parse_query_scaling(const json_t *rope, struct model_config *c, struc
     return 0;
 }
 
+/* Columns go by three positions, which are those of an image (Wang et al. 2024, arXiv 2409.12191, section 2.1). Of a
+ * text all three are the same: it is rotated in the ordinary way, however the columns are dealt out. */
+static int check_sections(const json_t *rope, const struct model_config *c, const struct rope_spec *spec)
+{
+    const json_t *list = json_object_get(rope, "mrope_section");
+    int64_t sum = 0;
+    bool fits = json_array_size(list) == 3;
+
+    if (!c->arch->sections || list == NULL || json_is_null(list)) {
+        return 0;
+    }
+    for (size_t i = 0; fits && i < 3; i++) {
+        const json_t *entry = json_array_get(list, i);
+        json_int_t columns = json_integer_value(entry);
+        fits = json_is_integer(entry) && columns >= 0 && columns <= spec->dims / 2;
+        sum += fits ? columns : 0;
+    }
+    return fits && sum == spec->dims / 2
+               ? 0
+               : err_raise(ERR_INVALID_MODEL,
+                           "config.json: mrope_section is not three numbers of columns that are %lld together",
+                           (long long)spec->dims / 2);
+}
+
 /* rope NULL: none is given. `spec` has type and base as they are without it. */
 static int parse_table(const json_t *config, const json_t *rope, struct model_config *c, struct rope_spec *spec)
 {
@@ -315,6 +343,7 @@ static int parse_table(const json_t *config, const json_t *rope, struct model_co
         return err_raise(ERR_INVALID_MODEL, "config.json: partial_rotary_factor %g of head_dim %lld is no even number",
                          partial, (long long)c->head_dim);
     }
+    TRY(rope != NULL ? check_sections(rope, c, spec) : 0);
     return rope != NULL ? parse_rope_scaling(config, rope, c, spec) : 0;
 }
 
@@ -326,8 +355,8 @@ static int parse_two_tables(const json_t *config, struct model_config *c)
     enum rope_type types[2] = {ROPE_DEFAULT, ROPE_DEFAULT}, unused;
     double local = c->arch->default_local_theta > 0 ? c->arch->default_local_theta : 10000;
 
-    TRY(read_rope(config, "rope_scaling", "rope_scaling", &scaling, &types[0]));
-    TRY(read_rope(config, "rope_parameters", "rope_parameters", &parameters, &unused));
+    TRY(read_rope(c->arch, config, "rope_scaling", "rope_scaling", &scaling, &types[0]));
+    TRY(read_rope(c->arch, config, "rope_parameters", "rope_parameters", &parameters, &unused));
     if ((scaling != NULL && (parameters != NULL || rope_by_type(scaling))) ||
         (parameters != NULL && !rope_by_type(parameters))) {
         return err_raise(ERR_INVALID_MODEL,
@@ -339,7 +368,7 @@ static int parse_two_tables(const json_t *config, struct model_config *c)
     for (int i = 0; parameters != NULL && i < 2; i++) {
         char place[64];
         snprintf(place, sizeof(place), "rope_parameters.%s", keys[i]);
-        TRY(read_rope(parameters, keys[i], place, &given[i], &types[i]));
+        TRY(read_rope(c->arch, parameters, keys[i], place, &given[i], &types[i]));
     }
     TRY(config_positive(config, "rope_local_base_freq", 1e15, &local));
     c->ropes[1].theta = local;
@@ -359,8 +388,8 @@ static int parse_one_table(const json_t *config, struct model_config *c)
     enum rope_type scaling_type, parameters_type;
     struct rope_spec *spec = &c->ropes[0];
 
-    TRY(read_rope(config, "rope_scaling", "rope_scaling", &scaling, &scaling_type));
-    TRY(read_rope(config, "rope_parameters", "rope_parameters", &parameters, &parameters_type));
+    TRY(read_rope(c->arch, config, "rope_scaling", "rope_scaling", &scaling, &scaling_type));
+    TRY(read_rope(c->arch, config, "rope_parameters", "rope_parameters", &parameters, &parameters_type));
     const json_t *rope = scaling != NULL ? scaling : parameters;
     if (rope != NULL && rope_by_type(rope)) {
         return config_unsupported("config.json: rope parameters by layer type, here",

@@ -7,11 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How classes of checkpoints around a language model name its tensors: by the module tree, or as older exports did. */
 static const struct arch_layout plain_layout = {"model.", ""};
-static const struct arch_layout composite_layouts[] = {{"model.language_model.", ""},
-                                                       {"language_model.model.", "language_model."}};
-#define LAYOUTS_COUNT (sizeof(composite_layouts) / sizeof(composite_layouts[0]))
 
 /* What follows `prefix` in a name, or NULL. */
 static const char *after_prefix(const char *name, const char *prefix)
@@ -34,18 +30,19 @@ static void layout_name(const struct arch_layout *layout, const char *name, cons
 /* By which of the embeddings there is. */
 static int find_layout(const struct model *model, struct arch_layout *out)
 {
+    const struct arch_composite *composite = model->config.composite;
     char name[MODEL_NAME_MAX], other[MODEL_NAME_MAX] = "";
 
-    *out = model->config.composite != NULL ? composite_layouts[0] : plain_layout;
-    for (size_t i = 0; model->config.composite != NULL && i < LAYOUTS_COUNT; i++) {
-        layout_name(&composite_layouts[i], model->config.arch->embedding, ".weight", name);
+    *out = composite != NULL ? composite->layouts[0] : plain_layout;
+    for (size_t i = 0; composite != NULL && i < 2 && composite->layouts[i].model != NULL; i++) {
+        layout_name(&composite->layouts[i], model->config.arch->embedding, ".weight", name);
         if (model_find(model, name).file == NULL) {
             continue;
         }
         if (other[0] != '\0') {
             return err_raise(ERR_INVALID_MODEL, "the checkpoint has two language models: %s and %s", other, name);
         }
-        *out = composite_layouts[i];
+        *out = composite->layouts[i];
         memcpy(other, name, sizeof(other));
     }
     return 0;
@@ -102,18 +99,23 @@ static bool respell(const char *name, const char *from, const char *to, char out
 
 int model_spellings(const struct model *model, const char *name, char out[MODEL_SPELLINGS_MAX][PLAN_NAME_MAX])
 {
-    const struct arch_layout *new = &composite_layouts[0], *old = &composite_layouts[1];
+    const struct arch_composite *composite = model->config.composite;
     const char *head = model->config.arch->head;
     char old_head[PLAN_NAME_MAX];
 
     snprintf(out[0], PLAN_NAME_MAX, "%s", name);
-    if (model->config.composite == NULL) {
+    if (composite == NULL) {
         const char *const *loaded = model->config.arch->loaded;
         return loaded[0] != NULL && respell(name, loaded[0], loaded[1], out[1]) ? 2 : 1;
     }
+    const struct arch_layout *new = &composite->layouts[0], *old = &composite->layouts[1];
+    if (old->model == NULL) {
+        return 1;
+    }
     snprintf(old_head, sizeof(old_head), "%s%s", old->head, head);
-    bool found = respell(name, new->model, old->model, out[1]) || respell(name, old->model, new->model, out[1]) ||
-                 respell(name, old_head, head, out[1]) || respell(name, head, old_head, out[1]);
+    bool found =
+        respell(name, new->model, old->model, out[1]) || respell(name, old->model, new->model, out[1]) ||
+        (old->head[0] != '\0' && (respell(name, old_head, head, out[1]) || respell(name, head, old_head, out[1])));
     return found ? 2 : 1;
 }
 

@@ -149,5 +149,7 @@ extern const struct arch arch_gpt_oss, arch_granite_moe, arch_dots1, arch_flex_o
 extern const struct arch arch_falcon, arch_glm4, arch_gpt2, arch_gpt_neox, arch_phi3;
 /* rows_plain.c: those of families with layer norms and separate linears. */
 extern const struct arch arch_nemotron, arch_opt, arch_phi, arch_starcoder2;
+/* rows_vision.c: those of language models that are found within composite checkpoints alone. */
+extern const struct arch arch_qwen2_5_vl, arch_qwen2_vl, arch_qwen3_vl, arch_qwen3_vl_moe;
 /* rows_hybrids.c: those of families most of whose layers are recurrences. */
 extern const struct arch arch_granite_hybrid, arch_nemotron_h, arch_qwen3_5, arch_qwen3_5_moe, arch_qwen3_next;

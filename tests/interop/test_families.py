@@ -39,6 +39,8 @@ FOLDS = {"awq": ("awq", {"bits": 8, "group_size": 32}), "smoothquant": ("smoothq
 class Setting(test_experts.Setting):
     """As there, of these cases and of composites."""
 
+    composites = test_forward.COMPOSITES
+
     def __init__(self, quantd, root, name):
         self.quantd, self.root, self.name, self.made = quantd, root, name, {}
         if name in CASES:
@@ -46,10 +48,10 @@ class Setting(test_experts.Setting):
             self.model_class = transformers.AutoModelForCausalLM
             model = test_forward.make(build(**{**WIDE, **bends}))
         else:
-            build, self.model_class = test_forward.COMPOSITES[name]
+            build, self.model_class = self.composites[name]
             torch.manual_seed(3)
             model = self.model_class(build())
-        model.save_pretrained(root / "model")
+        self.save(model)
         self.ids = models.write_tokens(root / "tokens.ndjson", length=LENGTH) % (SHAPE["vocab_size"] - 11) + 11
         (root / "tokens.ndjson").write_text("".join(json.dumps({"input_ids": row.tolist()}) + "\n" for row in self.ids))
         self.model = quantd.register("model")

@@ -362,7 +362,10 @@ def make(config, seed=1):
     """A model whose norms and biases are not the ones and zeros that would hide a mistake."""
     torch.manual_seed(seed)
     config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return disturb(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+def disturb(model):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
@@ -456,19 +459,22 @@ COMPOSITES = {"gemma3-images": (gemma3_composite, transformers.Gemma3ForConditio
 def test_composite(case, new, tmp_path):
     """The language model of a checkpoint that has a tower, too, with names as it is saved, or those of the module tree."""
     build, model_class = COMPOSITES[case]
-    config = build()
-    config._attn_implementation = "eager"
+    model = make_composite(build(), model_class, tmp_path / "model", new)
+    compare_composite(model, tmp_path)
+
+
+def make_composite(config, model_class, folder, new=False):
+    config._attn_implementation = config._experts_implementation = "eager"  # the only one of experts in double precision
     torch.manual_seed(1)
-    model = model_class(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.save_pretrained(tmp_path / "model")
+    model = disturb(model_class(config))
+    model.save_pretrained(folder)
     if new:
-        (tmp_path / "model" / "model.safetensors").unlink()
-        safetensors.torch.save_file({name: value.clone() for name, value in model.state_dict().items()},
-                                    tmp_path / "model" / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        safetensors.torch.save_file({name: value.clone() for name, value in model.state_dict().items()}, folder / "model.safetensors")
+    return model
+
+
+def compare_composite(model, tmp_path):
     ids = numpy.random.default_rng(7).integers(11, SHAPE["vocab_size"], (SEQUENCES, LENGTH), dtype=numpy.int32)
     tokens = torch.from_numpy(ids.astype(numpy.int64))
     with torch.no_grad():

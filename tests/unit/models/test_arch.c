@@ -233,6 +233,19 @@ static const struct {
     {"Mistral3ForConditionalGeneration", "{\"text_config\":{\"model_type\":\"qwen2\"}}", ERR_UNSUPPORTED_ARCHITECTURE,
      "text_config.model_type \"qwen2\""},
     {"Mistral3ForConditionalGeneration", "{\"model_type\":\"llava\"}", ERR_INVALID_MODEL, "contradicts"},
+    {"Qwen3VLForConditionalGeneration", "{}", ERR_INVALID_MODEL, "text_config"},
+    {"Qwen2VLForConditionalGeneration", "{\"text_config\":{\"model_type\":\"qwen2\"}}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "text_config.model_type \"qwen2\""},
+    {"Qwen2VLForConditionalGeneration", "{\"rope_scaling\":{\"type\":\"mrope\",\"mrope_section\":[2,3,4]}}",
+     ERR_INVALID_MODEL, "mrope_section is not three numbers of columns that are 8 together"},
+    {"Qwen2VLForConditionalGeneration", "{\"rope_scaling\":{\"type\":\"mrope\",\"mrope_section\":[9,-1,0]}}",
+     ERR_INVALID_MODEL, "mrope_section"},
+    {"Qwen2VLForConditionalGeneration", "{\"rope_scaling\":{\"type\":\"mrope\",\"mrope_section\":[8]}}",
+     ERR_INVALID_MODEL, "mrope_section"},
+    {"Qwen2VLForConditionalGeneration", "{\"rope_scaling\":{\"type\":\"mrope\",\"mrope_section\":8}}",
+     ERR_INVALID_MODEL, "mrope_section"},
+    {"SmolVLMForConditionalGeneration", "{\"text_config\":{\"model_type\":\"mistral\"}}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "text_config.model_type \"mistral\""},
     {"LlamaForCausalLM", "{\"quantization_config\":{\"quant_method\":\"awq\"}}", ERR_ALREADY_QUANTIZED, "awq"},
     {"LlamaForCausalLM", "{\"quantization_config\":{}}", ERR_ALREADY_QUANTIZED, "unknown"},
     {"LlamaForCausalLM", "{\"hidden_size\":null}", ERR_INVALID_MODEL, "hidden_size is missing"},
@@ -377,5 +390,36 @@ START_TEST(test_fused_families)
 }
 END_TEST
 
+#define TEXT                                                                                                        \
+    "\"hidden_size\":32,\"intermediate_size\":48,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"vocab_size\":" \
+    "50"
+
+/* Language models within others: next to their members, or in a member of its own. */
+START_TEST(test_vision)
+{
+    struct model_config c;
+
+    ck_assert_rc_ok(small_config("Qwen2VLForConditionalGeneration",
+                                 "{\"model_type\":\"qwen2_vl\",\"num_key_value_heads\":null,\"vision_config\":{},"
+                                 "\"rope_scaling\":{\"type\":\"mrope\",\"mrope_section\":[2,3,3]}}",
+                                 &c));
+    ck_assert_str_eq(c.composite->name, "Qwen2VLForConditionalGeneration");
+    ck_assert_str_eq(c.arch->model_type, "qwen2_vl_text");
+    ck_assert(c.ropes[0].type == ROPE_DEFAULT && c.ropes[0].dims == 16 && c.ropes[0].theta == 1e6);
+    ck_assert(c.rms_norm_eps == 1e-5 && c.qkv_bias && !c.o_bias && c.num_kv_heads == 4 && c.hidden_size == 64);
+    ck_assert_rc_ok(small_config("Qwen2_5_VLForConditionalGeneration",
+                                 "{\"text_config\":{\"num_key_value_heads\":1,\"use_sliding_window\":true," TEXT "}}",
+                                 &c));
+    ck_assert(c.hidden_size == 32 && c.num_kv_heads == 1 && arch_window(&c, 1) == 0); /* from layer 80 on */
+
+    ck_assert_rc_ok(small_config("Qwen3VLMoeForConditionalGeneration",
+                                 "{\"text_config\":{\"num_key_value_heads\":1,\"model_type\":\"qwen3_vl_moe_text\","
+                                 "\"num_local_experts\":8,\"mlp_only_layers\":[1]," TEXT "}}",
+                                 &c));
+    ck_assert(c.num_experts == 8 && c.experts_per_token == 4 && c.expert_size == 1408 && c.normalize_experts);
+    ck_assert(arch_has_experts(&c, 0) && !arch_has_experts(&c, 1) && c.head_dim == 16 && c.ropes[0].theta == 5e5);
+}
+END_TEST
+
 UNIT_MAIN("arch", test_parts, test_llama, test_windows, test_rope, test_two_ropes, test_refused, test_too_many_modules,
-          test_fused_families)
+          test_fused_families, test_vision)

@@ -1,0 +1,149 @@
+"""Composite checkpoints of Qwen-VL, SmolVLM and Idefics3.
+
+Of a text the three positions of Qwen-VL's rotation are the same, so logits of the language model are transformers', with names as it saves
+them and with those of the module tree, and with the configuration as it was published for Qwen2-VL and Qwen2.5-VL. Artifacts load as
+the complete model, whose towers are the source's byte for byte.
+"""
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import test_families
+from daemon import Daemon
+from test_experts import FOUR, difference
+from test_families import TOLERANCE, texts
+from test_forward import SHAPE, VISION, compare_composite, forward, make_composite, rewrite_config
+
+TEXT = {**SHAPE, "intermediate_size": 192}
+IDS = {"image_token_id": 1, "video_token_id": 2, "vision_start_token_id": 3, "vision_end_token_id": 4}
+PATCHES = {"depth": 1, "num_heads": 2, "patch_size": 4}
+VISION3 = {**PATCHES, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": SHAPE["hidden_size"], "num_position_embeddings": 16,
+           "deepstack_visual_indexes": [0]}
+
+
+def sections(*columns, theta=1e6):
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, "mrope_section": list(columns)}}
+
+
+def qwen2_vl():
+    vision = {**PATCHES, "embed_dim": 32, "hidden_size": SHAPE["hidden_size"]}
+    return transformers.Qwen2VLConfig(text_config={**TEXT, **sections(2, 3, 3)}, vision_config=vision, **IDS)
+
+
+def qwen2_5_vl():
+    vision = {**PATCHES, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": SHAPE["hidden_size"], "fullatt_block_indexes": [0]}
+    text = {**TEXT, **sections(2, 3, 3), "use_sliding_window": True, "sliding_window": 11, "max_window_layers": 1}
+    return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **IDS)
+
+
+def qwen3_vl():
+    return transformers.Qwen3VLConfig(text_config={**TEXT, **sections(4, 2, 2), "head_dim": 16}, vision_config=VISION3, **IDS)
+
+
+def qwen3_vl_moe():
+    text = {**TEXT, **sections(4, 2, 2), "head_dim": 16, "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64,
+            "mlp_only_layers": [1]}
+    return transformers.Qwen3VLMoeConfig(text_config=text, vision_config=VISION3, **IDS)
+
+
+def smolvlm():
+    return transformers.SmolVLMConfig(text_config={**TEXT, "model_type": "llama"}, vision_config=VISION, image_token_id=1)
+
+
+def idefics3():
+    return transformers.Idefics3Config(text_config={**TEXT, "model_type": "llama"}, vision_config=VISION, image_token_id=1)
+
+
+CASES = {
+    "qwen2-vl": (qwen2_vl, transformers.Qwen2VLForConditionalGeneration),
+    "qwen2.5-vl": (qwen2_5_vl, transformers.Qwen2_5_VLForConditionalGeneration),
+    "qwen3-vl": (qwen3_vl, transformers.Qwen3VLForConditionalGeneration),
+    "qwen3-vl-moe": (qwen3_vl_moe, transformers.Qwen3VLMoeForConditionalGeneration),
+    "smolvlm": (smolvlm, transformers.SmolVLMForConditionalGeneration),
+    "idefics3": (idefics3, transformers.Idefics3ForConditionalGeneration),
+}
+# Layers of other widths next to each other, and one in float: the artifact names modules.
+MIXTURE = ("rtn", {**FOUR, "overrides": [{"match": "*.self_attn.*", "bits": 8}, {"match": "*.layers.0.mlp.down_proj", "skip": True}]})
+TOWERS = ("visual", "vision", "connector", "mm_projector")
+
+
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_forward(case, new, tmp_path):
+    build, model_class = CASES[case]
+    compare_composite(make_composite(build(), model_class, tmp_path / "model", new), tmp_path)
+
+
+@pytest.mark.parametrize("case", ["qwen2-vl", "qwen2.5-vl"])
+def test_flat(case, tmp_path):
+    """With the text model's members next to the others, and rotary parameters in the words of then."""
+    build, model_class = CASES[case]
+    model = make_composite(build(), model_class, tmp_path / "model")
+
+    def flatten(config):
+        text = config.pop("text_config")
+        text.pop("model_type")
+        rope = text.pop("rope_parameters")
+        config.update({**text, "rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}})
+
+    rewrite_config(tmp_path / "model", flatten)
+    compare_composite(model, tmp_path)
+
+
+def test_experts_by_inputs(tmp_path):
+    """Experts of Qwen3-VL as they are published: [experts, inputs, outputs]."""
+    build, model_class = CASES["qwen3-vl-moe"]
+    model = make_composite(build(), model_class, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    turned = {name: tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor for name, tensor in tensors.items()}
+    assert turned["model.language_model.layers.0.mlp.experts.gate_up_proj"].shape == (8, SHAPE["hidden_size"], 128)
+    save_file(turned, path, {"format": "pt"})
+    compare_composite(model, tmp_path)
+
+
+class Setting(test_families.Setting):
+    composites = CASES
+
+
+@pytest.fixture(scope="module", params=["qwen2.5-vl", "qwen3-vl", "smolvlm"])
+def setting(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    with Daemon([root]) as quantd:
+        yield Setting(quantd, root, request.param)
+
+
+def check_towers(setting, folder):
+    before, after = load_file(setting.root / "model" / "model.safetensors"), load_file(folder / "model.safetensors")
+    towers = [name for name in before if any(word in name for word in TOWERS)]
+    assert towers and all(torch.equal(before[name], after[name]) for name in towers)
+
+
+def test_loads_back(setting, tmp_path):
+    dense, _ = setting.artifact(*MIXTURE, "dense")
+    folder, _ = setting.artifact(*MIXTURE, "compressed-tensors")
+    wanted = forward(dense, texts(), tmp_path)
+    assert difference(setting.logits(dense, texts()), wanted) < TOLERANCE
+    assert difference(setting.logits(folder, texts()), wanted) < TOLERANCE
+    check_towers(setting, folder)
+    source = setting.model_class.from_pretrained(setting.root / "model", dtype=torch.float32).state_dict()
+    loaded = setting.model_class.from_pretrained(folder, dtype=torch.float32).state_dict()
+    towers = [name for name in source if any(word in name for word in TOWERS)]
+    assert towers and all(torch.equal(source[name], loaded[name]) for name in towers)
+
+
+def test_stacked(tmp_path):
+    """Experts of Qwen3-VL, which transformers loads from dense artifacts alone: the job says so."""
+    with Daemon([tmp_path]) as quantd:
+        setting = Setting(quantd, tmp_path, "qwen3-vl-moe")
+        dense, job = setting.artifact("gptq", FOUR, "dense")
+        assert not [warning for warning in job["warnings"] if warning["code"] == "not_in_transformers"]
+        assert difference(setting.logits(dense, texts()), forward(dense, texts(), tmp_path)) < TOLERANCE
+        check_towers(setting, dense)
+        _, job = setting.artifact("rtn", FOUR, "compressed-tensors")
+        assert [warning for warning in job["warnings"] if warning["code"] == "not_in_transformers"]
+        assert json.loads((dense / "config.json").read_text())["architectures"] == ["Qwen3VLMoeForConditionalGeneration"]
