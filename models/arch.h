@@ -103,7 +103,8 @@ struct arch_alias {
 
 struct arch {
     const char *name;       /* "LlamaForCausalLM" */
-    const char *model_type; /* what config.json's model_type must be where it is given */
+    const char *model_type; /* what config.json's model_type must be where it is given, */
+    const char *also_type;  /* or this: a configuration class without a model of its own; NULL: none */
     /* The plan of a layer (plan.h); returns the value that is its output. */
     int (*plan)(const struct model_config *config, int64_t layer, struct plan_builder *builder);
     const char *layers;    /* what a layer's number comes after in names */

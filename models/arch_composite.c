@@ -15,6 +15,8 @@ static const struct arch_composite composites[] = {
     {"Gemma3ForConditionalGeneration", "gemma3", "text_config", {"gemma3_text"}, inside, false},
     {"Idefics3ForConditionalGeneration", "idefics3", "text_config", {"llama"}, below_text, false},
     {"InternVLForConditionalGeneration", "internvl", "text_config", {"qwen2", "qwen3", "llama"}, inside, false},
+    {"KimiK25ForConditionalGeneration", "kimi_k25", "text_config", {"deepseek_v3", "kimi_k2"}, inside, false},
+    {"Kimi_K25ForConditionalGeneration", "kimi_k25", "text_config", {"deepseek_v3", "kimi_k2"}, inside, false},
     {"LlavaForConditionalGeneration", "llava", "text_config", {"llama", "mistral", "qwen2", "qwen3"}, inside, false},
     {"LlavaNextForConditionalGeneration", "llava_next", "text_config", {"llama", "mistral", "qwen2"}, inside, false},
     {"LlavaOnevisionForConditionalGeneration", "llava_onevision", "text_config", {"qwen2", "qwen3"}, inside, false},

@@ -13,12 +13,13 @@
 #include <string.h>
 
 /* Some loaders go by model_type and some by architectures: where the two disagree, so would their results. */
-static int check_model_type(const json_t *config, const char *name, const char *wanted)
+static int check_model_type(const json_t *config, const char *name, const char *wanted, const char *also)
 {
     const json_t *value = json_object_get(config, "model_type");
     const char *type = json_string_value(value);
 
-    if (value == NULL || json_is_null(value) || (type != NULL && strcmp(type, wanted) == 0)) {
+    if (value == NULL || json_is_null(value) || (type != NULL && strcmp(type, wanted) == 0) ||
+        (type != NULL && also != NULL && strcmp(type, also) == 0)) {
         return 0;
     }
     if (type == NULL) {
@@ -36,7 +37,7 @@ static int find_composite(const struct arch_composite *composite, const json_t *
     const char *type = json_get_string(text, "model_type");
     bool known = false;
 
-    TRY(check_model_type(*config, composite->name, composite->model_type));
+    TRY(check_model_type(*config, composite->name, composite->model_type, NULL));
     text = composite->flat && (text == NULL || json_is_null(text)) ? *config : text;
     if (!json_is_object(text)) {
         return err_raise(ERR_INVALID_MODEL, "config.json: %s, the language model of a %s, is missing", composite->text,
@@ -47,7 +48,8 @@ static int find_composite(const struct arch_composite *composite, const json_t *
         known = known || (composite->text_types[i] != NULL && strcmp(composite->text_types[i], type) == 0);
     }
     for (const struct arch *const *row = arch_list(); known && *row != NULL; row++) {
-        if (strcmp((*row)->model_type, type) == 0) {
+        if (strcmp((*row)->model_type, type) == 0 ||
+            ((*row)->also_type != NULL && strcmp((*row)->also_type, type) == 0)) {
             *out = *row;
             *config = text;
             return 0;
@@ -69,7 +71,7 @@ static int find_arch(const json_t **config, struct model_config *c)
     for (const struct arch *const *row = arch_list(); *row != NULL; row++) {
         if (strcmp((*row)->name, name) == 0) {
             c->arch = *row;
-            return check_model_type(*config, name, (*row)->model_type);
+            return check_model_type(*config, name, (*row)->model_type, (*row)->also_type);
         }
     }
     for (const struct arch_composite *composite = arch_composites(); composite->name != NULL; composite++) {

@@ -121,6 +121,7 @@ static const struct arch_experts deepseek_v3_experts = {
 const struct arch arch_deepseek_v3 = {
     .name = "DeepseekV3ForCausalLM",
     .model_type = "deepseek_v3",
+    .also_type = "kimi_k2",
     .plan = family_deepseek_v3_plan,
     LLAMA_NAMES,
     .sample = "{\"num_key_value_heads\": 4}",

@@ -1,4 +1,4 @@
-"""Composite checkpoints of Qwen-VL, SmolVLM and Idefics3.
+"""Composite checkpoints of Qwen-VL, SmolVLM, Idefics3 and Kimi K2.5.
 
 Of a text the three positions of Qwen-VL's rotation are the same, so logits of the language model are transformers', with names as it saves
 them and with those of the module tree, and with the configuration as it was published for Qwen2-VL and Qwen2.5-VL. Artifacts load as
@@ -58,6 +58,15 @@ def idefics3():
     return transformers.Idefics3Config(text_config={**TEXT, "model_type": "llama"}, vision_config=VISION, image_token_id=1)
 
 
+def kimi_k25():
+    text = {**TEXT, "model_type": "deepseek_v3", "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8,
+            "v_head_dim": 16, "num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
+            "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4,
+              "pos_emb_height": 4, "pos_emb_width": 4, "pos_emb_time": 2}
+    return transformers.Kimi_K25Config(text_config=text, vision_config=vision, projection_hidden_size=32, tie_word_embeddings=False, **IDS)
+
+
 CASES = {
     "qwen2-vl": (qwen2_vl, transformers.Qwen2VLForConditionalGeneration),
     "qwen2.5-vl": (qwen2_5_vl, transformers.Qwen2_5_VLForConditionalGeneration),
@@ -65,24 +74,46 @@ CASES = {
     "qwen3-vl-moe": (qwen3_vl_moe, transformers.Qwen3VLMoeForConditionalGeneration),
     "smolvlm": (smolvlm, transformers.SmolVLMForConditionalGeneration),
     "idefics3": (idefics3, transformers.Idefics3ForConditionalGeneration),
+    "kimi-k2.5": (kimi_k25, transformers.Kimi_K25ForConditionalGeneration),
 }
 # Layers of other widths next to each other, and one in float: the artifact names modules.
 MIXTURE = ("rtn", {**FOUR, "overrides": [{"match": "*.self_attn.*", "bits": 8}, {"match": "*.layers.0.mlp.down_proj", "skip": True}]})
 TOWERS = ("visual", "vision", "connector", "mm_projector")
 
 
-@pytest.mark.parametrize("new", [False, True])
-@pytest.mark.parametrize("case", CASES)
-def test_forward(case, new, tmp_path):
+def as_published(folder):
+    """transformers 5.24 saves the layers of Kimi's language model as blocks, and does not find them again."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name.replace("language_model.model.blocks.", "language_model.model.layers."): tensor for name, tensor in tensors.items()},
+              path, {"format": "pt"})
+
+
+def make(case, folder, **more):
     build, model_class = CASES[case]
-    compare_composite(make_composite(build(), model_class, tmp_path / "model", new), tmp_path)
+    model = make_composite(build(), model_class, folder, **more)
+    as_published(folder)
+    return model
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_forward(case, tmp_path):
+    compare_composite(make(case, tmp_path / "model"), tmp_path)
+
+
+def test_module_tree(tmp_path):
+    """With the names of the module tree, where transformers saves others."""
+    make("qwen2-vl", tmp_path / "model")
+    saved = set(load_file(tmp_path / "model" / "model.safetensors"))
+    model = make("qwen2-vl", tmp_path / "model", new=True)
+    assert saved != set(load_file(tmp_path / "model" / "model.safetensors"))
+    compare_composite(model, tmp_path)
 
 
 @pytest.mark.parametrize("case", ["qwen2-vl", "qwen2.5-vl"])
 def test_flat(case, tmp_path):
     """With the text model's members next to the others, and rotary parameters in the words of then."""
-    build, model_class = CASES[case]
-    model = make_composite(build(), model_class, tmp_path / "model")
+    model = make(case, tmp_path / "model")
 
     def flatten(config):
         text = config.pop("text_config")
@@ -94,10 +125,16 @@ def test_flat(case, tmp_path):
     compare_composite(model, tmp_path)
 
 
+def test_kimi_k2(tmp_path):
+    """The name that Kimi gives to DeepSeek V3's configuration."""
+    model = make("kimi-k2.5", tmp_path / "model")
+    rewrite_config(tmp_path / "model", lambda config: config["text_config"].update(model_type="kimi_k2"))
+    compare_composite(model, tmp_path)
+
+
 def test_experts_by_inputs(tmp_path):
     """Experts of Qwen3-VL as they are published: [experts, inputs, outputs]."""
-    build, model_class = CASES["qwen3-vl-moe"]
-    model = make_composite(build(), model_class, tmp_path / "model")
+    model = make("qwen3-vl-moe", tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
     turned = {name: tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor for name, tensor in tensors.items()}
@@ -109,8 +146,12 @@ def test_experts_by_inputs(tmp_path):
 class Setting(test_families.Setting):
     composites = CASES
 
+    def save(self, model):
+        super().save(model)
+        as_published(self.root / "model")
 
-@pytest.fixture(scope="module", params=["qwen2.5-vl", "qwen3-vl", "smolvlm"])
+
+@pytest.fixture(scope="module", params=["qwen2.5-vl", "qwen3-vl", "smolvlm", "kimi-k2.5"])
 def setting(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     with Daemon([root]) as quantd:

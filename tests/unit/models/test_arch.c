@@ -246,6 +246,7 @@ static const struct {
      ERR_INVALID_MODEL, "mrope_section"},
     {"SmolVLMForConditionalGeneration", "{\"text_config\":{\"model_type\":\"mistral\"}}", ERR_UNSUPPORTED_ARCHITECTURE,
      "text_config.model_type \"mistral\""},
+    {"DeepseekV3ForCausalLM", "{\"model_type\":\"kimi_k3\"}", ERR_INVALID_MODEL, "contradicts"},
     {"LlamaForCausalLM", "{\"quantization_config\":{\"quant_method\":\"awq\"}}", ERR_ALREADY_QUANTIZED, "awq"},
     {"LlamaForCausalLM", "{\"quantization_config\":{}}", ERR_ALREADY_QUANTIZED, "unknown"},
     {"LlamaForCausalLM", "{\"hidden_size\":null}", ERR_INVALID_MODEL, "hidden_size is missing"},
@@ -418,6 +419,13 @@ START_TEST(test_vision)
                                  &c));
     ck_assert(c.num_experts == 8 && c.experts_per_token == 4 && c.expert_size == 1408 && c.normalize_experts);
     ck_assert(arch_has_experts(&c, 0) && !arch_has_experts(&c, 1) && c.head_dim == 16 && c.ropes[0].theta == 5e5);
+
+    ck_assert_rc_ok(
+        small_config("DeepseekV3ForCausalLM", "{\"model_type\":\"kimi_k2\",\"num_key_value_heads\":4}", &c));
+    ck_assert_rc_ok(small_config("KimiK25ForConditionalGeneration",
+                                 "{\"text_config\":{\"model_type\":\"kimi_k2\",\"num_key_value_heads\":2," TEXT "}}",
+                                 &c));
+    ck_assert_str_eq(c.arch->name, "DeepseekV3ForCausalLM");
 }
 END_TEST
 

@@ -149,6 +149,9 @@ static const struct stacked_case {
      NULL},
     {"{\"architectures\":[\"Qwen3_5MoeForCausalLM\"],\"shared_expert_intermediate_size\":4," STACKED_SIZES, true, true,
      "gate_up_proj has shape [3, 8, 12]; config.json asks for [3, 12, 8]"},
+    {"{\"architectures\":[\"Qwen3VLMoeTextModel\"]," STACKED_SIZES, false, false, NULL},
+    {"{\"architectures\":[\"Qwen3VLMoeTextModel\"]," STACKED_SIZES, true, false, NULL},
+    {"{\"architectures\":[\"Qwen3VLMoeTextModel\"]," STACKED_SIZES, true, true, NULL},
     {"{\"architectures\":[\"Qwen3MoeForCausalLM\"]," STACKED_SIZES, true, false,
      "tensor model.layers.0.mlp.experts.0.gate_proj.weight is missing"},
 };
