@@ -83,11 +83,12 @@ def test_daemon_answers_as_described(sender, document, tmp_path):
         examples = os.environ.get("QUANTD_OPENAPI_EXAMPLES") or ("300" if full else "10")
         url = "http://%s:%d/openapi.json" % quantd.address
         headers = [] if sender == "none" else [w for name, value in quantd.authorization().items() for w in ("-H", f"{name}: {value}")]
+        # What the generator throws away is its own affair, and stops an operation's examples where it is too much by chance.
         # First on objects that are there, until they are deleted; then all phases, of which stateful follows the links of what it makes.
         runs = [(config, "examples,coverage,fuzzing")] * bool(known) + [(plain, "examples,coverage,fuzzing,stateful")]
         for settings, phases in runs:
             text = run(BIN / "schemathesis", "--config-file", settings, "run", url, "--phases", phases, "--max-examples", examples,
-                       "--seed", "1", "--continue-on-failure", "--no-color", "--request-timeout", "90", *headers, cwd=tmp_path)
+                       "--seed", "1", "--suppress-health-check", "filter_too_much", "--continue-on-failure", "--no-color", "--request-timeout", "90", *headers, cwd=tmp_path)
             tested = int(re.search(r"Tested: (\d+)", text).group(1))
             assert tested >= len(operations(document)) - 1, text[-2000:]  # it does not call the document itself
         quantd.request("GET", "/v1/models")  # the key has not been revoked meanwhile
