@@ -90,7 +90,7 @@ static int gather_batches(struct run *run, const struct block *block, const stru
 {
     const struct plan *plan = block->plan;
     const struct plan_group *group = &plan->groups[g];
-    plan_set want = stats != NULL ? plan_sources(plan, group) : 0;
+    plan_set want = stats != NULL ? plan_sources(plan, group) | reference_reads(run, plan, g, stats) : 0;
     int64_t batches = microbatches_count(&run->calibration);
 
     for (int64_t i = 0; i < batches; i++) {

@@ -217,6 +217,13 @@ static int reference_add_targets(struct run *run, const struct block *reference,
     return stats_add_target(stats, gpu, run->stream, in, lacks);
 }
 
+plan_set reference_reads(const struct run *run, const struct plan *plan, int group, const struct layer_stats *stats)
+{
+    bool targets = run->reference.stores[0] != NULL && (stats->flags & STATS_TARGET) != 0;
+
+    return targets && plan->groups[group].residual >= 0 ? PLAN_BIT(plan_residual_before(plan, group)) : 0;
+}
+
 int reference_pass(struct run *run, const struct block *reference, int g, int64_t i, const struct microbatch *quantized,
                    struct layer_stats *stats)
 {

@@ -12,6 +12,8 @@ void reference_close(struct run *run);
 int reference_init(struct run *run, const struct plan *plan, int group, struct layer_stats *stats);
 /* The block as the reference path sees it: modules that were solved, as they were. A view (block_view_deinit). */
 int reference_view(const struct run *run, const struct block *block, struct block *out);
+/* The values of the quantized path that reference_pass reads for a group of these stats, next to the group's input. */
+plan_set reference_reads(const struct run *run, const struct plan *plan, int group, const struct layer_stats *stats);
 /* One micro-batch of the reference path to the input of a group that is not an expert's, and on to the next sum of the
  * residual stream where no other group comes before it. Where stats ask for targets (NULL: they do not), what the float
  * model has beyond the quantized path goes to them. quantized: the same micro-batch there, with the group's input and
