@@ -35,8 +35,7 @@ static bool ends_with(const char *name, const char *ending)
 int format_cache_shape(const struct cache_scheme *scheme, const char *name, int64_t count,
                        int64_t shape[TENSOR_RANK_MAX])
 {
-    if (scheme->element == DTYPE_F32 ||
-        (!ends_with(name, ".self_attn.k_scale") && !ends_with(name, ".self_attn.v_scale"))) {
+    if (scheme->element == DTYPE_F32 || (!ends_with(name, ".k_scale") && !ends_with(name, ".v_scale"))) {
         return 0;
     }
     shape[0] = count;

@@ -15,7 +15,7 @@ static bool method_applies(const struct quantizer *quantizer, const struct arch_
 {
     bool cache = quantizer->solve == NULL && quantizer->rewrite == NULL; /* its scales and their analysis */
 
-    return cache ? parts->attention : quantizer->solve != NULL || parts->folds;
+    return cache ? parts->attention && !parts->latent : quantizer->solve != NULL || parts->folds;
 }
 
 /* parts NULL: of a model that no row describes. */

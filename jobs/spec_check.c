@@ -63,6 +63,23 @@ static void check_lengths(struct job_spec *spec, const struct model *model, stru
     }
 }
 
+/* Runtimes keep the narrow row of latent attention (models/arch.h) in their caches, or the keys and values that it
+ * makes, and no artifact says which of the two a scale is for: vLLM would take that of keys for the row's. */
+static void check_cache(const struct job_spec *spec, const struct model *model, struct validation_errors *errors)
+{
+    const struct recipe *recipe = &spec->recipe;
+    bool own = recipe->stages[recipe->count - 1].quantizer->solve == NULL; /* a method for nothing else */
+
+    if (model_config(model)->latent.rank == 0 || (!own && recipe->cache.element == DTYPE_F32)) {
+        return;
+    }
+    validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, own ? "/method" : "/quantization/kv_cache",
+                   "%s is about the keys and values that attention reads; of a %.100s, runtimes such as vLLM keep the "
+                   "latent row that these are made from, and its scales are others",
+                   own ? recipe->name : "\"kv_cache\"", model_config(model)->arch->name);
+    validation_hint(errors, "%s", own ? "a method that quantizes weights" : "leave it out");
+}
+
 /* A static input scale is what the calibration set reached. */
 static void check_inputs(const struct job_spec *spec, const struct format_module *modules, int count,
                          struct validation_errors *errors)
@@ -161,6 +178,7 @@ int spec_check(struct job_spec *spec, const struct model *model, const struct gp
     }
     check_patterns(&spec->recipe, model, errors);
     check_lengths(spec, model, errors);
+    check_cache(spec, model, errors);
     check_shapes(&spec->recipe, model, errors);
     if (device != NULL) {
         check_memory(spec, model, device, errors);

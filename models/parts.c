@@ -170,19 +170,28 @@ static bool has_folds(const struct plan *plan)
     return false;
 }
 
-bool arch_parts(const struct arch *row, struct arch_parts *out)
+json_t *arch_sample(const struct arch *row)
 {
     AUTO_JSON json_t *config = json_loads(sample, 0, NULL);
     AUTO_JSON json_t *own = row->sample != NULL ? json_loads(row->sample, 0, NULL) : json_object();
+
+    return json_object_set_new(config, "architectures", json_pack("[s]", row->name)) == 0 &&
+                   json_object_update(config, own) == 0
+               ? MOVE(config)
+               : NULL;
+}
+
+bool arch_parts(const struct arch *row, struct arch_parts *out)
+{
+    AUTO_JSON json_t *config = arch_sample(row);
     AUTO(plans) struct plans *plans = NULL;
     struct model_config parsed;
 
-    json_object_set_new(config, "architectures", json_pack("[s]", row->name));
-    if (json_object_update(config, own) != 0 || arch_parse_config(config, &parsed) != 0 ||
-        plans_new(&parsed, &plans) != 0) {
+    if (config == NULL || arch_parse_config(config, &parsed) != 0 || plans_new(&parsed, &plans) != 0) {
         return false;
     }
     *out = (struct arch_parts){.attention = any_layer(plans, has_attention),
+                               .latent = parsed.latent.rank > 0,
                                .folds = any_layer(plans, has_folds),
                                .experts = any_layer(plans, has_experts)};
     for (size_t i = 0; i < PARTS; i++) {

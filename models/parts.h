@@ -11,9 +11,12 @@
 struct arch_parts {
     const char *names[ARCH_PARTS_MAX]; /* static texts: "rope", "sliding_window", "experts" */
     size_t count;
-    bool attention; /* some layer has it */
+    bool attention; /* some layer has it, */
+    bool latent;    /* with keys and values from a latent row */
     bool folds;     /* factors can be moved between linears and what feeds them: rewriting methods do something */
     bool experts;
 };
-/* False when that configuration lacks what the row needs. */
+/* That configuration, as a config.json. New reference; NULL: no memory. */
+json_t *arch_sample(const struct arch *row);
+/* False when it lacks what the row needs. */
 bool arch_parts(const struct arch *row, struct arch_parts *out);

@@ -38,6 +38,8 @@ START_TEST(shapes)
     ck_assert_int_eq(format_cache_shape(&heads, "model.layers.11.self_attn.v_scale", 8, shape), 3);
     ck_assert(shape[0] == 8 && shape[1] == 1 && shape[2] == 1);
     ck_assert_int_eq(format_cache_shape(&heads, "model.layers.0.self_attn.k_scale", 1, shape), 3);
+    /* whatever the family calls its attention */
+    ck_assert_int_eq(format_cache_shape(&heads, "backbone.layers.1.mixer.v_scale", 2, shape), 3);
     ck_assert_int_eq(format_cache_shape(&none, "model.layers.0.self_attn.k_scale", 1, shape), 0);
     ck_assert_int_eq(format_cache_shape(&heads, "model.layers.0.self_attn.k_proj.bias", 8, shape), 0);
     ck_assert_int_eq(format_cache_shape(&heads, "scale", 8, shape), 0);
