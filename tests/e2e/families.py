@@ -1,4 +1,4 @@
-"""Small checkpoints of every architecture, made from a seed with integer arithmetic alone, so that each machine writes the same bytes.
+"""Small checkpoints of some architectures (rows.py has all), made from a seed with integer arithmetic alone, so that each machine writes the same bytes.
 
 Each one bends what its family can bend: rotary scaling, biases, a window, tied embeddings, norms of q and k, shards, the source's type.
 Weights are sums of random bytes, about normal; a few channels of the norms are large, so that inputs have outliers.
@@ -41,7 +41,7 @@ POST_NORMS = {
     "olmo2": ("bfloat16", 1, {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "rope_theta": 500000.0,
                               "num_key_value_heads": 4}),
 }
-# Layer norms with biases, an MLP without a gate; every linear with a bias, or norms whose factor is 1 + weight. Their digests are not kept.
+# Layer norms with biases, an MLP without a gate; every linear with a bias, or norms whose factor is 1 + weight. Digests are kept of smaller ones (rows.py).
 LAYER_NORMS = {
     "opt": ("float16", 1, {"architectures": ["OPTForCausalLM"], "model_type": "opt", "ffn_dim": 256, "activation_function": "relu",
                            "num_key_value_heads": 4, "tie_word_embeddings": True}),

@@ -75,6 +75,14 @@ GRID = {
     "skips/bnb": ("nf4", BNB, {"modules_to_not_convert": ["model.layers.0.mlp.*"]}, False),
 }
 
+# Of every other architecture: what rounds, what solves, and what moves factors. Dense where compressed-tensors cannot carry its linears.
+ROWS = {
+    "rtn-4": ("rtn", CT, {"bits": 4, "group_size": 32}),
+    "gptq-4": ("gptq", DENSE, {"bits": 4, "group_size": 32, "target_tokens": 2}),
+    "awq": ("awq", CT, {"bits": 4, "group_size": 32, "n_grid": 4, "refine_tokens": 0}),
+    "smoothquant": ("smoothquant", CT, {}),
+}
+
 
 # What is smaller in the checkpoints of some families: each expert is three more linears to solve.
 SMALLER = {"mixtral": {"num_local_experts": 4, "intermediate_size": 128},
@@ -95,6 +103,15 @@ def renamed(value, names):
 # Of these on the emulated device, whose kernels take their time.
 DEVICE = ("rtn-4/ct", "gptq-4/ct", "gptq-2-asym/gptq_v2", "awq/awq", "smoothquant-absmax/ct", "llm_int8/bnb", "nf4-double/bnb", "fp8/ct",
           "smoothquant+rtn-w8a16/gptq", "overrides/ct")
+
+
+def row_jobs(rows):
+    """Of these architectures, {model_type: row}."""
+    for kind, row in sorted(rows.items()):
+        for name, (method, form, params) in ROWS.items():
+            form = DENSE if row["turned"] else form
+            yield "%s/%s/%s" % (kind, name, "ct" if form == CT else form), kind, {
+                "method": method, "quantization": params, "output": {"format": form}}
 
 
 def device_jobs():

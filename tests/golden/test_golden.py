@@ -4,6 +4,11 @@
     QUANTD=... python3 tests/golden/test_golden.py --quick                            one job of each method on two families
     QUANTD=... python3 tests/golden/test_golden.py --record                           rewrites digests.txt: read its diff before a commit
     QUANTD=... python3 tests/golden/test_golden.py --only qwen3/gptq                  jobs whose name has this in it
+    QUANTD=... python3 tests/golden/test_golden.py --record --only glm4/              rewrites the digests of these
+
+Four families have every method in every format. Every other architecture that the daemon knows has one job each of what rounds, solves and
+moves factors, on a checkpoint that quantd-tensors describes (rows.py, QUANTD_TENSORS), and what none of them may change has the
+checkpoint's bytes: norms that take no factors, whatever no linear is.
 
 Also a job that was killed after its first blocks, jobs on two threads, jobs whose activations spill to disk, and jobs whose
 workers are processes that are killed, also until the job fails and is retried, end in the digests of their undisturbed twins on one thread.
@@ -21,12 +26,14 @@ OpenBLAS and the C library are held to what every x86-64 has (portable.py). Anot
 import argparse
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import platform
 import re
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -36,6 +43,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 
 import cases  # noqa: E402
 import families  # noqa: E402
+import rows  # noqa: E402
 from harness import JOBS, NDJSON, TERMINAL, Daemon, Failure, child_of, equal, ids_records, post, true, wait_job, wait_until, without  # noqa: E402
 from portable import PORTABLE, made_with  # noqa: E402
 
@@ -64,8 +72,18 @@ def digest_manifest(data, files):
 VERSION = re.compile(rb"quantd[: ][0-9]+\.[0-9]+\.[0-9]+")
 
 
-def digests_of(daemon, job):
-    """{file or "report": digest} of a job that has succeeded."""
+def check_fixed(body, fixed):
+    """That tensors which no method changes have the checkpoint's bytes."""
+    size, = struct.unpack_from("<Q", body)
+    header = json.loads(body[8:8 + size])
+    for name, data in fixed.items():
+        true(name in header, "the artifact has %s" % name)
+        begin, end = header[name]["data_offsets"]
+        true(body[8 + size + begin:8 + size + end] == data, "%s is the checkpoint's" % name)
+
+
+def digests_of(daemon, job, fixed=None):
+    """{file or "report": digest} of a job that has succeeded. fixed: {tensor: bytes} that its one shard is to have."""
     state = wait_job(daemon, job)
     equal(state["status"], "succeeded", "status of the job (error %r)" % state["error"])
     found = {"report": digest_json(without(daemon.get("%s/%s/report" % (JOBS, job)), TIMED | ADDED))}
@@ -77,6 +95,8 @@ def digests_of(daemon, job):
         answer = daemon.request("GET", "/v1/artifacts/%s/files/%s" % (artifact, path))
         equal(answer.status, 200, "status of %s" % path)
         equal(hashlib.sha256(answer.body).hexdigest(), sha256, "SHA-256 of the bytes of %s" % path)
+        if fixed and path == "model.safetensors":
+            check_fixed(answer.body, fixed)
         found[path] = (digest_manifest(answer.body, files) if path == "quantd_manifest.json"
                        else hashlib.sha256(VERSION.sub(b"quantd", answer.body)).hexdigest())
     return found
@@ -111,19 +131,19 @@ class Bench:
         return post(self.daemon, JOBS, json=body)
 
 
-def run_all(root, jobs, *options):
-    """{(job, file): digest}; all jobs are queued at once, and the daemon takes them one by one."""
+def run_all(root, jobs, *options, fixed=None):
+    """{(job, file): digest}; all jobs are queued at once, and the daemon takes them one by one. fixed: {folder: what digests_of has}."""
     found = {}
     with Bench(root, *options) as bench:
         queued = []
         for name, folder, body in jobs:
             try:
-                queued.append((name, bench.submit(folder, body)))
+                queued.append((name, bench.submit(folder, body), (fixed or {}).get(folder)))
             except Failure as failure:
                 raise Failure("%s: %s" % (name, failure)) from None
-        for name, job in queued:
+        for name, job, kept in queued:
             try:
-                for path, digest in digests_of(bench.daemon, job).items():
+                for path, digest in digests_of(bench.daemon, job, kept).items():
                     found[name, path] = digest
             except Failure as failure:
                 raise Failure("%s: %s" % (name, failure)) from None
@@ -228,6 +248,14 @@ def resumed_jobs(quick):
                 yield "%s/resumed/%s" % (family, name), family + "-long", body
 
 
+def other_rows(only):
+    """The architectures that have no checkpoint in families.py, and the jobs of them: ({model_type: row}, jobs)."""
+    own = {entry[2]["model_type"] for entry in families.ALL.values()}
+    found = {kind: row for kind, row in rows.rows().items() if kind not in own}
+    jobs = [job for job in cases.row_jobs(found) if only in job[0]]
+    return {job[1]: found[job[1]] for job in jobs}, jobs
+
+
 def read_digests():
     with open(DIGESTS) as file:
         lines = file.read().splitlines()
@@ -267,13 +295,16 @@ def main():
     if platform.machine() != "x86_64":
         print("skipped: digests are those of x86-64, this is %s" % platform.machine())
         return 77
-    if not options.record:
+    kept = {}
+    if not options.record or options.only:
         recorded, expected = read_digests()
+        kept = {key: digest for key, digest in expected.items() if options.record and options.only not in key[0]}
         if recorded != made_with():
             print("skipped: digests were made with %s, here is %s" % (recorded, made_with()))
             return 77
     jobs = [job for job in cases.jobs(options.quick) if options.only in job[0]]
     long_jobs = [job for job in resumed_jobs(options.quick) if options.only in job[0]]
+    others, other_jobs = ({}, []) if options.quick else other_rows(options.only)
     device_jobs = [job for job in cases.device_jobs() if options.only in job[0] and not options.quick]
     if device_jobs and not os.path.exists(os.path.join(SHIM, "quantd_gpu_cuda.so")):
         if options.record:
@@ -292,13 +323,16 @@ def main():
             family = folder.removesuffix("-long")
             more = {"num_hidden_layers": LONG} if family != folder else {}
             families.write(os.path.join(root, folder), family, **cases.SMALLER.get(family, {}), **more)
+        fixed = {kind: rows.write(os.path.join(root, kind), row) for kind, row in others.items()}
+        run_others = functools.partial(run_all, fixed=fixed)
         found = told("one thread", halves(run_all, root, jobs, "--threads", "1"))
+        found.update(told("every other architecture", halves(run_others, root, other_jobs, "--threads", "1")))
         found.update(told("killed and resumed", halves(resumed, root, long_jobs, "--threads", "1")))
         if device_jobs:
             found.update(told("emulated device", halves(run_all, root, device_jobs, "--threads", "1", "--module-dir", SHIM,
                                                         "--device", "cuda:0")))
         if options.record:
-            write_digests(found)
+            write_digests({**kept, **found})
             expected = found
         compare(found, expected, "one thread")
         some = [job for job in list(cases.jobs(True)) + cases.expert_jobs() if options.only in job[0]]
@@ -310,6 +344,8 @@ def main():
         if not options.quick:
             compare(told("two threads, activations on disk", run_all(root, some, "--threads", "2", "--host-memory-bytes", "1")),
                     expected, "two threads, activations on disk")
+            compare(told("every other architecture, two threads", run_others(root, other_jobs, "--threads", "2")), expected,
+                    "every other architecture on two threads")
     unmade = [key for key in expected if key not in found and (device_jobs or not key[0].startswith("emulated/"))]
     if not options.quick and not options.only and unmade:
         raise Failure("digests.txt names what is not made: %s" % sorted(unmade)[:12])

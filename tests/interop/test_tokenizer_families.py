@@ -177,6 +177,49 @@ def test_unigram_corners(tmp_path):
         check(tokenizer, path, batch)
 
 
+# By model_type, which of these pipelines published checkpoints have. tests/lint/checked.py reads it for docs/families.md.
+PIPELINES = {
+    "cohere2": ["cohere2"],
+    "deepseek_v2": ["deepseek v2"],
+    "deepseek_v3": ["deepseek v3", "kimi k2"],
+    "falcon": ["falcon"],
+    "flex_olmo": ["phi4, olmo2, olmo3, granite4"],
+    "gemma2": ["gemma"],
+    "gemma3_text": ["gemma"],
+    "glm4": ["glm4"],
+    "glm4_moe": ["glm4"],
+    "glm4_moe_lite": ["glm4"],
+    "gpt2": ["gpt2"],
+    "gpt_neox": ["gpt-neox"],
+    "gpt_oss": ["gpt-oss, phi4-mini"],
+    "granite": ["starcoder2, granite3"],
+    "granitemoe": ["starcoder2, granite3"],
+    "granitemoehybrid": ["phi4, olmo2, olmo3, granite4"],
+    "llama": ["llama3, smollm3", "llama2, mixtral"],
+    "llama4_text": ["llama4"],
+    "ministral": ["mistral tekken, nemotron-h"],
+    "ministral3": ["mistral tekken, nemotron-h"],
+    "mistral": ["llama2, mixtral", "mistral v3", "mistral tekken, nemotron-h"],
+    "mixtral": ["llama2, mixtral"],
+    "nemotron_h": ["mistral tekken, nemotron-h"],
+    "olmo2": ["phi4, olmo2, olmo3, granite4"],
+    "olmo3": ["phi4, olmo2, olmo3, granite4"],
+    "olmoe": ["gpt-neox"],
+    "opt": ["opt"],
+    "phi": ["gpt2"],
+    "phi3": ["llama2, mixtral", "phi4, olmo2, olmo3, granite4", "gpt-oss, phi4-mini"],
+    "qwen2": ["qwen2, qwen3"],
+    "qwen2_moe": ["qwen2, qwen3"],
+    "qwen3": ["qwen2, qwen3"],
+    "qwen3_5_moe_text": ["qwen3.5"],
+    "qwen3_5_text": ["qwen3.5"],
+    "qwen3_moe": ["qwen2, qwen3"],
+    "qwen3_next": ["qwen2, qwen3"],
+    "smollm3": ["llama3, smollm3"],
+    "starcoder2": ["starcoder2, granite3"],
+}
+
+
 def fallback_parts():
     model = json.loads(sentencepiece(None, None, 4).to_str())["model"]
     return model["vocab"], [tuple(m) for m in model["merges"]]

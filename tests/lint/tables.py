@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """A page of docs/ holds a table as the rows of the source have it. Usage: tables.py ROOT NAME TOOL [write]
 
-TOOL prints the table; "write" puts it into the page.
+TOOL prints the table; "write" puts it into the page. That of families is followed by what tests check of each (checked.py).
 """
 
 import pathlib
 import subprocess
 import sys
+
+import checked
 
 # name: the page, and where the rows are
 TABLES = {
@@ -14,6 +16,26 @@ TABLES = {
     "operations": ("gpu.md", "gpu/ops.def"),
     "routes": ("api.md", "api/route_rows.def"),
 }
+MODEL_FREE = "\n## Model-free\n"  # the next part of the page of families
+
+
+def add_checked(root, table):
+    checked.self_test()
+    families, heading, rest = table.partition(MODEL_FREE)
+    return families + CHECKED + checked.checked(root, families) + heading + rest
+
+
+CHECKED = """
+## Checked
+
+What tests check of each architecture, read from the tests.
+
+- forward pass: the logits of small random models are those of transformers, within 1e-4 (`tests/interop/test_forward.py`)
+- artifacts: a program that the artifact is for loads it, with the logits of the same weights in quantd (the other files of `tests/interop`)
+- tokenizer: ids of the pipelines that its published checkpoints have are those of the `tokenizers` library
+- digests: RTN, GPTQ, AWQ and SmoothQuant make the recorded bytes of a small model (`tests/golden`)
+
+"""
 
 
 def main():
@@ -22,6 +44,7 @@ def main():
     begin, end = f"<!-- {name}: from {rows} -->\n", f"<!-- end of {name} -->\n"
     path = pathlib.Path(root) / "docs" / page
     table = subprocess.run([tool], check=True, capture_output=True, text=True).stdout
+    table = add_checked(root, table) if name == "families" else table
     before, _, rest = path.read_text().partition(begin)
     _, _, after = rest.partition(end)
     text = before + begin + "\n" + table + "\n" + end + after
