@@ -79,6 +79,7 @@ const struct command command_models_list = {
 
 struct register_options {
     const char *name, *sha256;
+    bool model_free;
 };
 
 static const struct option_row register_options[] = {
@@ -86,6 +87,8 @@ static const struct option_row register_options[] = {
      .help = "A name for lists and for submit --model"},
     {"expected-sha256", 0, OPTION_TEXT, "HEX", offsetof(struct register_options, sha256),
      .help = "Refuse a checkpoint with another digest"},
+    {"model-free", 0, OPTION_FLAG, NULL, offsetof(struct register_options, model_free),
+     .help = "For jobs with --model-free alone: whatever its config.json says"},
     {0},
 };
 
@@ -93,7 +96,8 @@ static int models_register_run(struct cli *cli, const void *given, int count, ch
 {
     const struct register_options *options = given;
     AUTO_JSON json_t *body =
-        json_pack("{s:s,s:s*,s:s*}", "uri", arguments[0], "name", options->name, "expected_sha256", options->sha256);
+        json_pack("{s:s,s:s*,s:s*,s:s*}", "uri", arguments[0], "name", options->name, "expected_sha256",
+                  options->sha256, "mode", options->model_free ? "model_free" : NULL);
     AUTO_JSON json_t *model = NULL;
 
     if (body == NULL) {

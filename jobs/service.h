@@ -67,9 +67,9 @@ json_t *quota_schema(void);
 /* --- service_models.c */
 /* JSON Schema of a registration. New reference. */
 json_t *service_model_schema(void);
-/* The object of the model that a registration within a job describes, which is not stored. */
-int service_model_describe(const struct service *service, const json_t *registration, struct validation_errors *errors,
-                           json_t **object);
+/* The object of the model that a registration within a job describes, which is not stored. model_free: the job is. */
+int service_model_describe(const struct service *service, const json_t *registration, bool model_free,
+                           struct validation_errors *errors, json_t **object);
 /* The project's model of the same folder and digest, or else this one, which is stored then (*made). Under admission,
  * so that two requests do not both make it. */
 int service_model_take(struct service *service, const struct principal *who, const json_t *object, char id[ID_SIZE],

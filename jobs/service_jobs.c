@@ -266,7 +266,7 @@ static int read_submission(struct service *service, const json_t *body, struct s
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
     TRY(spec_parse(request, errors, &out->spec));
-    return service_model_describe(service, registration, errors, &out->described);
+    return service_model_describe(service, registration, out->spec.mode == SPEC_MODEL_FREE, errors, &out->described);
 }
 
 int service_job_create(struct service *service, const struct principal *who, const json_t *body,

@@ -16,8 +16,14 @@ struct registration {
     char name[128];
     char uri[SERVICE_URI_SIZE];
     char expected_sha256[80];
+    int mode; /* enum model_mode */
     json_t *files;
 };
+
+/* What of a checkpoint must be known. */
+enum model_mode { MODE_AUTO, MODE_MODEL_FREE };
+static const char *const mode_choices[] = {"auto", "model_free", NULL};
+static const enum model_reading mode_readings[] = {[MODE_AUTO] = MODEL_AUTO, [MODE_MODEL_FREE] = MODEL_ANY};
 
 #define ROW(member_, fallback_, pattern_, help_)                                                                \
     {                                                                                                           \
@@ -31,6 +37,14 @@ static const struct params_row registration_rows[] = {
     ROW(uri, NULL, "^([Ff][Ii][Ll][Ee]:.|upload:$)",
         "file:RELATIVE or file:/ABSOLUTE, a checkpoint folder below a model root; upload: one made of \"files\"."),
     ROW(expected_sha256, "\"\"", "^([0-9A-Fa-f]{64})?$", "Refuse the checkpoint unless its digest is this one."),
+    {.name = "mode",
+     .type = PARAMS_ENUM,
+     .offset = offsetof(struct registration, mode),
+     .size = sizeof(int),
+     .fallback = "\"auto\"",
+     .choices = mode_choices,
+     .help = "model_free: also a known architecture with values in config.json that are not supported, for jobs of "
+             "that mode alone."},
     {.name = "files",
      .type = PARAMS_JSON,
      .offset = offsetof(struct registration, files),
@@ -175,15 +189,15 @@ static int read_folder(const struct service *service, const struct registration 
                        "\"files\" is given only with \"uri\": \"" UPLOADED_URI "\"");
         return validation_raise(errors);
     }
-    int rc = service_model_open(service, request->uri, MODEL_AUTO, &model);
+    int rc = service_model_open(service, request->uri, mode_readings[request->mode], &model);
     if (rc != 0) {
         return refuse_source(&source, rc, errors);
     }
     return describe_source(request, &source, model, errors, out);
 }
 
-/* The same from the JSON of the registration. */
-static int read_registration(const struct service *service, const json_t *body, const char *at,
+/* The same from the JSON of the registration. model_free: of whatever mode it is. */
+static int read_registration(const struct service *service, const json_t *body, const char *at, bool model_free,
                              struct validation_errors *errors, json_t **out)
 {
     struct registration request = {0};
@@ -191,6 +205,7 @@ static int read_registration(const struct service *service, const json_t *body, 
     if (params_parse(registration_tables, body, at, &request, errors) != 0) {
         return validation_raise(errors);
     }
+    request.mode = model_free ? MODE_MODEL_FREE : request.mode;
     int rc = read_folder(service, &request, at, errors, out);
     params_release(registration_tables, &request);
     return rc;
@@ -202,7 +217,7 @@ static int register_placed(struct service *service, const struct principal *who,
     AUTO(model) struct model *model = NULL;
     AUTO_JSON json_t *object = NULL;
 
-    int rc = uploaded_open(service, source->id, MODEL_AUTO, &model);
+    int rc = uploaded_open(service, source->id, mode_readings[request->mode], &model);
     if (rc != 0) {
         return refuse_source(source, rc, errors);
     }
@@ -267,7 +282,7 @@ int service_model_register(struct service *service, const struct principal *who,
     if (uri != NULL && strcmp(uri, UPLOADED_URI) == 0) {
         return parse_uploaded(service, who, body, errors, model);
     }
-    TRY(read_registration(service, body, "", errors, &object));
+    TRY(read_registration(service, body, "", false, errors, &object));
     TRY(store_object_put(service->store, who->project, "mdl", object));
     *model = MOVE(object);
     return 0;
@@ -315,10 +330,10 @@ static int find_source(struct service *service, const struct principal *who, con
     return 0;
 }
 
-int service_model_describe(const struct service *service, const json_t *registration, struct validation_errors *errors,
-                           json_t **object)
+int service_model_describe(const struct service *service, const json_t *registration, bool model_free,
+                           struct validation_errors *errors, json_t **object)
 {
-    return read_registration(service, registration, "/model", errors, object);
+    return read_registration(service, registration, "/model", model_free, errors, object);
 }
 
 int service_model_take(struct service *service, const struct principal *who, const json_t *object, char id[ID_SIZE],

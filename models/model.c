@@ -51,11 +51,11 @@ static int parse_config(struct model *model, enum model_reading reading)
         return bare_configure(model, "the request asks for the mode model_free");
     }
     int rc = arch_parse_config(model->json, &model->config);
-    if (rc == ERR_UNSUPPORTED_ARCHITECTURE && reading == MODEL_AUTO) {
+    if (rc == ERR_UNSUPPORTED_ARCHITECTURE && reading != MODEL_KNOWN) {
         const struct err_record why = *err_last();
-        if (arch_is_named(model->json)) { /* one with values that its row refuses */
+        if (reading == MODEL_AUTO && arch_is_named(model->json)) { /* one with values that its row refuses */
             err_restore(&why);
-            return rc;
+            return err_set_hint(rc, "%s; mode model_free takes it by names and shapes alone", why.hint);
         }
         return bare_configure(model, why.message);
     }

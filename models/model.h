@@ -30,6 +30,7 @@ int model_open(int root_fd, const char *relative, struct model **out);
 enum model_reading {
     MODEL_KNOWN, /* what model_open does */
     MODEL_AUTO,  /* bare where there is no row for the architecture's name */
+    MODEL_ANY,   /* bare also where config.json has values that the row refuses */
     MODEL_BARE,  /* bare, whatever its architecture is */
 };
 int model_open_as(int root_fd, const char *relative, enum model_reading reading, struct model **out);

@@ -357,6 +357,35 @@ def known_architectures():
         refused(bench, "unsupported_architecture", "/method", "model_free", mode="model_free", method="gptq", calibration={"stream": True})
 
 
+def refused_values():
+    """A known architecture with a value that is not supported: refused, unless the request asks for the mode."""
+    with Bench() as bench:
+        write(os.path.join(bench.root, "gelu"), config(hidden_act="gelu_fast"))
+        answer = bench.daemon.request("POST", "/v1/models", json={"uri": "file:gelu"})
+        equal(answer.status, 422, "status without the mode (%r)" % answer)
+        true("model_free" in answer.json["errors"][0]["hint"], "the hint names the mode: %r" % answer)
+        body = {"model": {"uri": "file:gelu"}, **RTN}
+        equal(bench.daemon.request("POST", JOBS, json=body).status, 422, "status of a job without the mode")
+        answer = bench.daemon.request("POST", "/v1/models", json={"uri": "file:gelu", "mode": "model_free"})
+        equal(answer.status, 201, "status with the mode (%r)" % answer)
+        bench.model = answer.json
+        equal(bench.model["supported"], False, "supported")
+        true("gelu_fast" in bench.model["reasons"][0], "the reason: %r" % bench.model["reasons"])
+        hint = refused(bench, "unsupported_architecture", "/model", "gelu_fast", **RTN)
+        true("model_free" in hint, "the hint names the mode: %r" % hint)
+        refused(bench, "unsupported_architecture", "/method", "LlamaForCausalLM", mode="model_free", method="gptq", calibration={"stream": True})
+        made = artifact_digests(bench.daemon, bench.run(mode="model_free", **RTN))
+        answer = bench.daemon.request("POST", JOBS, json={**body, "mode": "model_free"})
+        equal(answer.status, 201, "status of a job with the mode that describes its model (%r)" % answer)
+        equal(artifact_digests(bench.daemon, succeed(bench.daemon, answer.json["id"])), made, "files of both ways")
+        write(os.path.join(bench.root, "llama"), config())
+        usual = bench.register("llama")
+        model = bench.daemon.request("POST", "/v1/models", json={"uri": "file:llama", "mode": "model_free"}).json
+        equal((model["supported"], model["digest"]), (True, usual["digest"]), "a supported one with the mode")
+        equal(made["model.safetensors"], artifact_digests(bench.daemon, bench.run(model=usual["id"], **RTN))["model.safetensors"],
+              "the weights, which do not depend on the activation")
+
+
 def finish_after(bench, job, moments):
     """The daemon is killed at each of the moments, counted from each start."""
     for moment in moments:
@@ -450,5 +479,5 @@ def memory_below_two_shards():
 
 
 main([what_is_known, methods_and_formats, names_that_loaders_see, overrides_decide, what_needs_more_is_refused, bad_checkpoints,
-      damaged_weights, damaged_copies, listed, known_architectures, kills_leave_no_trace, finished_runs_stay, cancelled_soon, a_process_of_its_own,
+      damaged_weights, damaged_copies, listed, known_architectures, refused_values, kills_leave_no_trace, finished_runs_stay, cancelled_soon, a_process_of_its_own,
       memory_below_two_shards])

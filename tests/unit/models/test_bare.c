@@ -189,6 +189,15 @@ START_TEST(refused)
                        "\"hidden_act\": \"gelu_fast\"}");
     ck_assert_int_eq(open_as(&s, MODEL_AUTO, &model), ERR_UNSUPPORTED_ARCHITECTURE);
     ck_assert_ptr_nonnull(strstr(err_last()->message, "gelu_fast"));
+    ck_assert_ptr_nonnull(strstr(err_last()->hint, "model_free"));
+    ck_assert_int_eq(open_as(&s, MODEL_KNOWN, &model), ERR_UNSUPPORTED_ARCHITECTURE);
+    ck_assert_int_eq(open_as(&s, MODEL_ANY, &model), ERR_UNSUPPORTED_ARCHITECTURE); /* there is nothing to quantize */
+    support_add(&s, "model.layers.0.mlp.up_proj.weight", 16, 8);
+    support_write_shard(&s, "model.safetensors", 0, s.count);
+    ck_assert_rc_ok(open_as(&s, MODEL_ANY, &model));
+    ck_assert(model_is_bare(model));
+    ck_assert_ptr_nonnull(strstr(model_bare_reason(model), "gelu_fast"));
+    model_close(model);
     support_deinit(&s);
 }
 END_TEST
