@@ -29,10 +29,11 @@ enum layer_type {
 /* Which layers have experts. */
 enum experts_layers {
     EXPERTS_EVERY,
-    EXPERTS_STEP,   /* each decoder_sparse_step-th but mlp_only_layers */
-    EXPERTS_AFTER,  /* all but the first first_k_dense_replace; every one of those, moe_layer_freq 1 */
-    EXPERTS_LISTED, /* those that mlp_layer_types calls sparse; without it, all but the first */
-    EXPERTS_SPAN,   /* each moe_layer_interval-th from moe_layer_start_index to moe_layer_end_index */
+    EXPERTS_STEP,        /* each decoder_sparse_step-th but mlp_only_layers */
+    EXPERTS_AFTER,       /* all but the first first_k_dense_replace; every one of those, moe_layer_freq 1 */
+    EXPERTS_LISTED,      /* those that mlp_layer_types calls sparse; without it, all but the first */
+    EXPERTS_SPAN,        /* each moe_layer_interval-th from moe_layer_start_index to moe_layer_end_index */
+    EXPERTS_INTERLEAVED, /* moe_layers; without it, each interleave_moe_layer_step-th */
 };
 
 /* What a family of experts reads of config.json. A member that is NULL here has no meaning for it: one that would
@@ -210,6 +211,7 @@ enum rope_type {
     ROPE_YARN,         /* Peng et al. 2023, arXiv 2309.00071 */
     ROPE_LONGROPE,     /* Ding et al. 2024, arXiv 2402.13753 */
     ROPE_PROPORTIONAL, /* of all columns, the later ones not turned */
+    ROPE_NONE,         /* no column is turned: scaling and growth alone */
 };
 #define ROPE_TABLES_MAX 4
 #define ROPE_FACTORS_MAX 256 /* columns of a longrope table */
@@ -233,7 +235,8 @@ struct rope_spec {
     double original_max, max_position; /* llama3, yarn, longrope; dynamic */
     double turned;                     /* proportional: the part of the columns that is turned */
     double scaling;                    /* cos and sin are multiplied by it; 0: 1 */
-    double growth, period;             /* and by 1 + growth ln(1 + integer part(position / period)); 0: not */
+    /* And by 1 + growth ln(1 + integer part((position + first) / period)); growth 0: not. */
+    double growth, period, first;
     float short_factors[ROPE_FACTORS_MAX], long_factors[ROPE_FACTORS_MAX]; /* longrope */
 };
 
@@ -250,6 +253,7 @@ struct model_config {
     int64_t max_position;
     const struct arch_composite *composite; /* NULL: the checkpoint is the language model alone */
     int64_t sliding_window;                 /* 0 = none */
+    int64_t attention_chunk;                /* of layers LAYER_CHUNKED: positions see those of their own chunk */
     uint8_t layer_types[ARCH_LAYERS_MAX];   /* enum layer_type */
     struct recurrence recurrence;
     uint64_t nope_layers[ARCH_LAYERS_MAX / 64];          /* bits of those whose queries and keys are not rotated */
@@ -260,7 +264,7 @@ struct model_config {
     int64_t shared_size;                                 /* of the shared expert; 0: there is none */
     int64_t expert_groups, expert_group_top_k;   /* the choice is among the experts of the best groups; 1: all */
     double experts_factor;                       /* of the scores */
-    bool head_norms;                             /* queries and keys have norms, where head_norms_member says so */
+    bool head_norms;                             /* queries and keys have norms, where a member says so */
     struct latent_attention latent;              /* rank 0: none */
     uint64_t dense_layers[ARCH_LAYERS_MAX / 64]; /* bits of those that have none all the same */
     double rms_norm_eps;

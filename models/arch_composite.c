@@ -17,6 +17,7 @@ static const struct arch_composite composites[] = {
     {"InternVLForConditionalGeneration", "internvl", "text_config", {"qwen2", "qwen3", "llama"}, inside, false},
     {"KimiK25ForConditionalGeneration", "kimi_k25", "text_config", {"deepseek_v3", "kimi_k2"}, inside, false},
     {"Kimi_K25ForConditionalGeneration", "kimi_k25", "text_config", {"deepseek_v3", "kimi_k2"}, inside, false},
+    {"Llama4ForConditionalGeneration", "llama4", "text_config", {"llama4_text"}, inside, false},
     {"LlavaForConditionalGeneration", "llava", "text_config", {"llama", "mistral", "qwen2", "qwen3"}, inside, false},
     {"LlavaNextForConditionalGeneration", "llava_next", "text_config", {"llama", "mistral", "qwen2"}, inside, false},
     {"LlavaOnevisionForConditionalGeneration", "llava_onevision", "text_config", {"qwen2", "qwen3"}, inside, false},

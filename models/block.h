@@ -101,9 +101,9 @@ void block_value_bind(struct block_values *values, int value, void *data);
  * in place. */
 int block_run(const struct block *block, const struct block_values *values, plan_set steps);
 /* A step EXPERTS, one expert at a time: first which tokens go to which expert, from the values that the step reads;
- * then for each expert the rows of the tokens that went to it (`all`: of every token) and some steps of its plan over
- * them. `rows` has their values, by the numbers of the expert's plan; no token: block_values_rows is 0 and nothing is
- * computed. Both results are valid until the next such call with the same scratch. */
+ * then for each expert the rows of the tokens that went to it (`all`: of every token, as if it had) and some steps of
+ * its plan over them. `rows` has their values, by the numbers of the expert's plan; no token: block_values_rows is 0
+ * and nothing is computed. Both results are valid until the next such call with the same scratch. */
 int block_route(const struct block *block, const struct block_values *values, int step);
 int block_expert(const struct block *block, const struct block_values *values, int step, int64_t expert, bool all,
                  plan_set steps, struct block_values *rows);

@@ -125,6 +125,23 @@ static void place_rows(struct block_scratch *s, const struct plan_experts *exper
     }
 }
 
+/* All tokens as the expert would get them: where they are multiplied by their scores, by those that it gives them. */
+static int take_all(const struct block_values *values, const struct plan_step *step, int64_t expert,
+                    const struct tensor *in)
+{
+    const struct tensor tokens = block_value(values, step->in[0]), logits = block_value(values, step->in[1]);
+    struct block_scratch *s = values->scratch;
+    const struct tensor own = tensor_2d(s->experts.weights.data, DTYPE_F32, s->tokens, 1);
+    const struct gpu_columns column = {
+        .heads = 1, .count = 1, .to_stride = 1, .from = expert, .from_stride = step->experts->count};
+
+    if (!step->experts->scale_input) {
+        return s->gpu->ops->convert(s->stream, in, &tokens);
+    }
+    TRY(s->gpu->ops->copy_columns(s->stream, &own, &logits, &column));
+    return s->gpu->ops->activate(s->stream, in, &own, &tokens, GPU_SIGMOID);
+}
+
 int block_expert(const struct block *block, const struct block_values *values, int step, int64_t expert, bool all,
                  plan_set steps, struct block_values *rows)
 {
@@ -141,7 +158,7 @@ int block_expert(const struct block *block, const struct block_values *values, i
     const struct tensor in = block_value(rows, 0);
     const struct tensor places = tensor_1d((int32_t *)s->experts.places.data + offsets[expert], DTYPE_I32, count);
     const struct tensor weights = tensor_2d(s->experts.weights.data, DTYPE_F32, s->tokens, experts->top_k);
-    TRY(all ? s->gpu->ops->convert(s->stream, &in, &tokens)
+    TRY(all ? take_all(values, &values->plan->steps[step], expert, &in)
             : s->gpu->ops->gather_rows(s->stream, &in, &tokens, &places, experts->scale_input ? &weights : NULL,
                                        experts->top_k));
     return block_run(block, rows, steps);

@@ -9,12 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A model of such a family without any. */
+/* A model of such a family without any: members that say more of them have no meaning. */
 static bool experts_absent(const json_t *config, const struct arch_experts *row)
 {
-    const json_t *count = json_object_get(config, row->count);
+    const json_t *count = json_object_get(config, row->count), *layers = json_object_get(config, "moe_layers");
+    bool nowhere = row->layers == EXPERTS_INTERLEAVED && json_is_array(layers) && json_array_size(layers) == 0;
 
-    return row->optional && json_is_integer(count) && json_integer_value(count) == 0;
+    return nowhere || (row->optional && json_is_integer(count) && json_integer_value(count) == 0);
 }
 
 /* How many experts there are, in either spelling: transformers 5 writes num_local_experts for every family. */
@@ -48,24 +49,45 @@ static void set_dense(struct model_config *c, int64_t layer)
     c->dense_layers[layer / 64] |= (uint64_t)1 << (layer % 64);
 }
 
-static int parse_dense_layers(const json_t *config, struct model_config *c)
+/* A list of layers by their numbers; null or absent: of none. */
+static int read_numbers(const json_t *config, const char *key, const struct model_config *c,
+                        uint64_t bits[ARCH_LAYERS_MAX / 64])
 {
-    const json_t *list = json_object_get(config, "mlp_only_layers");
+    const json_t *list = json_object_get(config, key);
 
     if (list != NULL && !json_is_null(list) && !json_is_array(list)) {
-        return err_raise(ERR_INVALID_MODEL, "config.json: mlp_only_layers is not a list");
+        return err_raise(ERR_INVALID_MODEL, "config.json: %s is not a list", key);
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *entry = json_array_get(list, i);
         json_int_t layer = json_integer_value(entry);
         if (!json_is_integer(entry) || layer < 0 || layer >= c->num_layers) {
-            return err_raise(ERR_INVALID_MODEL,
-                             "config.json: mlp_only_layers[%zu] is not the number of a layer, 0 to %lld", i,
+            return err_raise(ERR_INVALID_MODEL, "config.json: %s[%zu] is not the number of a layer, 0 to %lld", key, i,
                              (long long)c->num_layers - 1);
         }
-        set_dense(c, layer);
+        bits[layer / 64] |= (uint64_t)1 << (layer % 64);
     }
+    return 0;
+}
+
+static int parse_dense_layers(const json_t *config, struct model_config *c)
+{
+    TRY(read_numbers(config, "mlp_only_layers", c, c->dense_layers));
     return config_int(config, "decoder_sparse_step", ARCH_LAYERS_MAX, 1, &c->sparse_step);
+}
+
+static int parse_interleaved(const json_t *config, struct model_config *c)
+{
+    const json_t *list = json_object_get(config, "moe_layers");
+
+    if (list == NULL || json_is_null(list)) {
+        return config_int(config, "interleave_moe_layer_step", ARCH_LAYERS_MAX, 1, &c->sparse_step);
+    }
+    TRY(read_numbers(config, "moe_layers", c, c->dense_layers));
+    for (size_t i = 0; i < sizeof(c->dense_layers) / sizeof(c->dense_layers[0]); i++) {
+        c->dense_layers[i] = ~c->dense_layers[i];
+    }
+    return 0;
 }
 
 /* The first layers, which are dense. Programs disagree on a moe_layer_freq other than 1. */
@@ -134,6 +156,8 @@ static int parse_layers(const json_t *config, struct model_config *c)
         return parse_listed(config, c);
     case EXPERTS_SPAN:
         return parse_span(config, c);
+    case EXPERTS_INTERLEAVED:
+        return parse_interleaved(config, c);
     default:
         return 0;
     }

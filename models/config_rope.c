@@ -161,9 +161,9 @@ static int parse_llama3(const json_t *rope, struct rope_spec *spec)
 {
     TRY(config_positive(rope, "low_freq_factor", 1e6, &spec->low_freq));
     TRY(config_positive(rope, "high_freq_factor", 1e6, &spec->high_freq));
-    if (!(spec->low_freq > 0 && spec->high_freq > spec->low_freq && spec->original_max > 0)) {
-        return err_raise(ERR_INVALID_MODEL, "config.json: llama3 rope needs low_freq_factor < high_freq_factor and "
-                                            "original_max_position_embeddings");
+    if (!(spec->low_freq > 0 && spec->high_freq >= spec->low_freq && spec->original_max > 0)) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: llama3 rope needs low_freq_factor, high_freq_factor of at "
+                                            "least as much and original_max_position_embeddings");
     }
     return 0;
 }
@@ -272,6 +272,7 @@ static int parse_rope_scaling(const json_t *config, const json_t *rope, struct m
     case ROPE_DEFAULT:
     case ROPE_LINEAR:
     case ROPE_PROPORTIONAL:
+    case ROPE_NONE:
         break;
     }
     return 0;

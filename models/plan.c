@@ -312,8 +312,10 @@ int plan_experts(struct plan_builder *b, int in, int logits, const struct plan_e
     int64_t groups = experts->groups > 1 ? experts->groups : 1, taken = groups > 1 ? experts->group_top_k : 1;
     bool grouped = experts->count % groups == 0 && taken >= 1 && taken <= groups &&
                    experts->top_k <= taken * (experts->count / groups);
-    if (rc == 0 && (!grouped || experts->count < 1 || experts->top_k < 1 || experts->top_k > experts->count ||
-                    experts->count * expert->plan.module_count > MODULES_MAX ||
+    bool scales =
+        !experts->scale_input || (experts->scores == SCORES_SIGMOID && !experts->normalize && experts->factor == 1);
+    if (rc == 0 && (!grouped || !scales || experts->count < 1 || experts->top_k < 1 ||
+                    experts->top_k > experts->count || experts->count * expert->plan.module_count > MODULES_MAX ||
                     plan_width(b, logits) != experts->count || plan_width(b, in) != expert->values[0].width)) {
         rc = err_raise(ERR_INTERNAL, "%lld experts of which %lld are taken, by a router of %lld",
                        (long long)experts->count, (long long)experts->top_k, (long long)plan_width(b, logits));

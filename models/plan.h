@@ -31,7 +31,7 @@ typedef uint64_t plan_set; /* of values, or of steps, by number */
 enum plan_step_kind {
     STEP_LINEAR,     /* out = in W^T + b */
     STEP_NORM,       /* struct plan_norm, over the row or over each head of it */
-    STEP_ROPE,       /* rotates each head by its position: struct plan_rope */
+    STEP_ROPE,       /* rotates each head by its position, and scales it: struct plan_rope */
     STEP_ATTENTION,  /* causal; in: queries, keys, values */
     STEP_ACTIVATE,   /* out = act(in 0), times in 1 where there are two; in 0 may be one column wide */
     STEP_SELECT,     /* some columns of each head: struct plan_select */
@@ -150,7 +150,7 @@ struct plan_experts {
     bool group_pairs;
     bool has_bias;
     int bias;         /* parameter [count]: added to scores for the choice alone */
-    bool scale_input; /* out = factor * sum of expert(score * token) */
+    bool scale_input; /* out = sum of expert(score * token); scores are sigmoids, not normalized, and the factor is 1 */
     /* Derived. The plan of one expert: value 0 is the rows gathered for it, `output` what it makes of them. Module m of
      * expert e is module first_module + e * plan->module_count + m of the layer. */
     const struct plan *plan;

@@ -13,7 +13,7 @@ static double rope_stretch(const struct rope_spec *rope, double frequency)
     if (turns < rope->low_freq) {
         return frequency / rope->factor;
     }
-    if (turns > rope->high_freq) {
+    if (turns >= rope->high_freq) { /* which may be low_freq: nothing is blended then */
         return frequency;
     }
     double smooth = (turns - rope->low_freq) / (rope->high_freq - rope->low_freq);
@@ -70,6 +70,8 @@ double rope_frequency(const struct rope_spec *rope, int64_t length, int64_t i)
         return frequency / (double)((double)length > rope->original_max ? rope->long_factors : rope->short_factors)[i];
     case ROPE_PROPORTIONAL:
         return i < (int64_t)(rope->turned * (double)rope->dims) / 2 ? frequency / rope->factor : 0;
+    case ROPE_NONE:
+        return 0;
     case ROPE_DEFAULT:
         break;
     }
@@ -81,7 +83,9 @@ static double rope_scale(const struct rope_spec *rope, int64_t position)
 {
     double scale = rope->scaling > 0 ? rope->scaling : 1;
 
-    return rope->growth > 0 ? scale * (1 + rope->growth * log(1 + floor((double)position / rope->period))) : scale;
+    return rope->growth > 0
+               ? scale * (1 + rope->growth * log(1 + floor(((double)position + rope->first) / rope->period)))
+               : scale;
 }
 
 void rope_tables(const struct rope_spec *rope, int64_t length, float *cosine, float *sine)

@@ -157,14 +157,14 @@ static void pool_drop(struct run *run, struct expert_pool *pool)
     pool->wants = 0;
 }
 
-/* Statistics of all tokens for an expert's group: the pool's where the group reads the tokens themselves, else its own.
- */
+/* Statistics of all tokens for an expert's group: the pool's where the group reads the tokens themselves, as all
+ * experts do, else its own. */
 static int pool_gather(struct run *run, struct block *block, int g, unsigned wants, struct expert_pool *pool,
                        struct layer_stats *own, const struct layer_stats **stats)
 {
     const struct plan_group *group = &block->plan->groups[g];
 
-    if (group->input != 0) {
+    if (group->input != 0 || block->plan->steps[group->step].experts->scale_input) {
         *stats = own;
         return gather_all(run, block, g, wants, own);
     }

@@ -15,6 +15,7 @@ static struct plan_experts experts_spec(struct plan_builder *b, const struct mod
                                    .groups = c->expert_groups,
                                    .group_top_k = c->expert_group_top_k,
                                    .group_pairs = names->group_pairs,
+                                   .scale_input = names->scale_input,
                                    .has_bias = names->bias != NULL};
 
     if (names->bias != NULL) {

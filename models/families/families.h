@@ -50,6 +50,7 @@ struct family_experts {
     enum plan_scores scores;
     double epsilon;   /* of the sum that chosen scores are divided by */
     bool group_pairs; /* plan_experts */
+    bool scale_input; /* plan_experts */
     const char *bias; /* the parameter that is added to scores for the choice; NULL: none */
     int bias_rank;    /* 2: it is stored as [1, experts] */
     bool router_bias, expert_bias;
@@ -106,6 +107,7 @@ int family_qwen3_5_plan(const struct model_config *c, int64_t layer, struct plan
 int family_nemotron_h_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_granite_hybrid_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_llama_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_llama4_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_qwen3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_mixtral_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_qwen3_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
@@ -141,10 +143,11 @@ int family_opt_configure(const json_t *config, struct model_config *c);
 int family_starcoder2_configure(const json_t *config, struct model_config *c);
 int family_phi_configure(const json_t *config, struct model_config *c);
 int family_gpt_oss_configure(const json_t *config, struct model_config *c);
+int family_llama4_configure(const json_t *config, struct model_config *c);
 
 /* rows_experts.c: the rows of families with experts. */
 extern const struct arch arch_gpt_oss, arch_granite_moe, arch_dots1, arch_flex_olmo, arch_deepseek_v2, arch_deepseek_v3,
-    arch_ernie_moe, arch_glm4_moe, arch_glm4_moe_lite, arch_olmoe, arch_qwen2_moe;
+    arch_ernie_moe, arch_glm4_moe, arch_glm4_moe_lite, arch_llama4, arch_olmoe, arch_qwen2_moe;
 /* rows_fused.c: those of families with fused linears. */
 extern const struct arch arch_falcon, arch_glm4, arch_gpt2, arch_gpt_neox, arch_phi3;
 /* rows_plain.c: those of families with layer norms and separate linears. */

@@ -334,3 +334,30 @@ const struct arch arch_granite_moe = {
     .experts = &granite_moe_experts,
     .default_max_position = 2048,
 };
+
+static const struct arch_experts llama4_experts = {
+    .count = "num_local_experts",
+    .scoring = "sigmoid",
+    .layers = EXPERTS_INTERLEAVED,
+    .default_count = 16,
+    .default_per_token = 1,
+};
+
+const struct arch arch_llama4 = {
+    .name = "Llama4ForCausalLM",
+    .model_type = "llama4_text",
+    .plan = family_llama4_plan,
+    .configure = family_llama4_configure,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .rope_neighbours = true,
+    .nope = true,
+    .window = WINDOW_NEVER,
+    .layer_types = 1U << LAYER_FULL | 1U << LAYER_CHUNKED,
+    .experts = &llama4_experts,
+    .default_kv_heads = 8,
+    .default_head_dim = 128,
+    .default_max_position = 131072,
+    .default_rope_theta = 500000,
+    .default_norm_eps = 1e-5,
+};

@@ -30,6 +30,9 @@ CASES = {
     "gemma3": (test_forward.gemma3, {"head_dim": 32}),
     "cohere2": (test_forward.cohere2, {}),
 }
+# Experts of one tensor load from dense checkpoints alone (test_shared_experts.py).
+COMPOSITES = {**{name: test_forward.COMPOSITES[name] for name in ("gemma3-images", "mistral3", "llava")},
+              "llama4-images": (lambda: test_forward.llama4_composite(moe_layers=[]), transformers.Llama4ForConditionalGeneration)}
 REQUESTS = {"rtn": ("rtn", FOUR), "gptq": ("gptq", FOUR), "awq": ("awq", {"group_size": 32, "sym": True}),
             "fp8-weights": ("fp8", {"activation_scheme": "none"})}
 OPTIONS = {"fp8-weights": {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}}
@@ -39,7 +42,7 @@ FOLDS = {"awq": ("awq", {"bits": 8, "group_size": 32}), "smoothquant": ("smoothq
 class Setting(test_experts.Setting):
     """As there, of these cases and of composites."""
 
-    composites = test_forward.COMPOSITES
+    composites = COMPOSITES
 
     def __init__(self, quantd, root, name):
         self.quantd, self.root, self.name, self.made = quantd, root, name, {}
@@ -63,7 +66,7 @@ class Setting(test_experts.Setting):
             return model(torch.from_numpy(ids.astype(numpy.int64))).logits.float().numpy().reshape(-1, SHAPE["vocab_size"])
 
 
-@pytest.fixture(scope="module", params=[*CASES, "gemma3-images", "mistral3", "llava"])
+@pytest.fixture(scope="module", params=[*CASES, *COMPOSITES])
 def setting(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     with Daemon([root]) as quantd:

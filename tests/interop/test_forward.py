@@ -219,6 +219,13 @@ def cohere2(**more):
     return transformers.Cohere2Config(**{**SHAPE, "num_hidden_layers": 4, "sliding_window": 11, "logit_scale": 0.7, **more})
 
 
+def llama4(**more):
+    """Chunks that sequences exceed, and queries that grow often and much."""
+    return transformers.Llama4TextConfig(**{**SHAPE, "num_hidden_layers": 4, "head_dim": 24, "intermediate_size": 40,
+                                            "intermediate_size_mlp": 176, "num_local_experts": 6, "interleave_moe_layer_step": 2,
+                                            "attention_chunk_size": 11, "floor_scale": 7, "attn_scale": 0.4, **more})
+
+
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32, "rope_theta": 500000.0}
 
@@ -283,6 +290,11 @@ CASES = {
     "granite-moe": (granite_moe, {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.2,
                                   "logits_scaling": 2.0}),
     "granite-moe-biases": (granite_moe, {"attention_bias": True, "tie_word_embeddings": True}),
+    "llama4": (llama4, {}),
+    "llama4-lists": (llama4, {"no_rope_layers": [0, 1, 0, 1], "moe_layers": [0, 1], "use_qk_norm": False, "num_experts_per_tok": 3,
+                              "attention_bias": True, "tie_word_embeddings": True,
+                              "rope_parameters": {**LLAMA3, "factor": 16.0, "high_freq_factor": 1.0}}),
+    "llama4-dense": (llama4, {"moe_layers": [], "attention_chunk_size": None, "attn_temperature_tuning": False, "no_rope_layer_interval": 2}),
     "ernie-moe": (ernie_moe, {}),
     "ernie-moe-span": (ernie_moe, {"moe_layer_start_index": 0, "moe_layer_end_index": 2, "moe_layer_interval": 2,
                                    "num_hidden_layers": 4, "moe_num_shared_experts": 0, "tie_word_embeddings": False}),
@@ -448,7 +460,16 @@ def gemma3_composite():
                                      image_token_index=3, boi_token_index=4, eoi_token_index=5)
 
 
+def llama4_composite(**more):
+    text = llama4(**{"intermediate_size": 64, "intermediate_size_mlp": 128, "head_dim": 32, **more})
+    vision = {**VISION, "vision_output_dim": 48, "projector_input_dim": 48, "projector_output_dim": 48}
+    return transformers.Llama4Config(text_config=text.to_dict(), vision_config=vision, image_token_index=3, boi_token_index=4, eoi_token_index=5)
+
+
+# Llama 4's composite class reads this member of its language model's output, which transformers 5.24 does not give it.
+transformers.modeling_outputs.MoeCausalLMOutputWithPast.image_outputs = None
 COMPOSITES = {"gemma3-images": (gemma3_composite, transformers.Gemma3ForConditionalGeneration),
+              "llama4": (llama4_composite, transformers.Llama4ForConditionalGeneration),
               "mistral3": (mistral3_composite, transformers.Mistral3ForConditionalGeneration),
               "qwen3.5": (qwen3_5_composite, transformers.Qwen3_5ForConditionalGeneration),
               "llava": (llava, transformers.LlavaForConditionalGeneration)}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from daemon import Daemon
 from test_experts import REQUESTS, TOLERANCE, Setting, decompress, difference, load, logits_of, some_ids
-from test_forward import deepseek_v2, deepseek_v3, ernie_moe, forward, glm4_moe, gpt_oss, granite_hybrid, granite_moe, olmoe, qwen2_moe
+from test_forward import deepseek_v2, deepseek_v3, ernie_moe, forward, glm4_moe, gpt_oss, granite_hybrid, granite_moe, llama4, olmoe, qwen2_moe
 
 # Widths that groups of 32 divide.
 LATENT = {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "intermediate_size": 128,
@@ -31,6 +31,7 @@ STACKED = {
     "gpt-oss": (gpt_oss, {"intermediate_size": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0}}),
     "granite-moe": (granite_moe, {"intermediate_size": 64}),
     "granite-hybrid": (granite_hybrid, {"intermediate_size": 64, "num_local_experts": 8, "num_experts_per_tok": 3}),
+    "llama4": (llama4, {"intermediate_size": 64, "intermediate_size_mlp": 128, "head_dim": 32}),
 }
 NAMES = ("rtn", "gptq", "awq", "awq-sym", "smoothquant", "fp8")
 IN_FLOAT = ("embed_tokens.weight", "lm_head.weight", ".gate.weight", "shared_expert_gate.weight", "e_score_correction_bias")
@@ -88,3 +89,21 @@ def test_router_takes_up_factors(setting):
     changed = not torch.equal(found[norm], source[norm])
     assert changed == (f"{layer}.mlp.shared_experts.up_proj.weight" in source or f"{layer}.mlp.shared_expert.up_proj.weight" in source)
     assert numpy.allclose(found[router] * found[norm], source[router] * source[norm], rtol=1e-5, atol=1e-7)
+
+
+def test_stacked_experts_take_up_factors(stacked):
+    """Likewise where the experts of a tensor read what the shared expert does, and get it multiplied by their scores."""
+    if stacked.name != "llama4":
+        pytest.skip("no linear that is quantized reads what the experts do")
+    dense, _ = stacked.artifact("smoothquant", {}, "dense")
+    found, source = load_file(dense / "model.safetensors"), load_file(stacked.root / "model" / "model.safetensors")
+    layer = "model.layers.3"
+    norm, router = f"{layer}.post_attention_layernorm.weight", f"{layer}.feed_forward.router.weight"
+    factors = source[norm] / found[norm]
+    assert not torch.equal(found[norm], source[norm])
+    assert numpy.allclose(found[router], source[router] * factors, rtol=1e-5, atol=1e-7)
+    both = f"{layer}.feed_forward.experts.gate_up_proj"
+    gate, made = (tensors[both][:, :, :tensors[both].shape[2] // 2] for tensors in (source, found))  # up takes part in down's factors, too
+    wanted = gate * factors[None, :, None]
+    rounding = wanted.abs().amax(1, keepdim=True) / 127  # half of a step of each output's grid, and some more for its own scale
+    assert ((made - wanted).abs() <= rounding).all()
