@@ -33,6 +33,8 @@ MEMBERS = {
     "deepseek_v2": {"topk_method": "group_limited_greedy", "n_group": 2},
     "deepseek_v3": {"n_group": 2},
     "dots1": {"n_shared_experts": 1},
+    "llama4_text": {"num_local_experts": 4, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 96, "attention_chunk_size": 24,
+                    "floor_scale": 16},
     "qwen2_moe": {"shared_expert_intermediate_size": 32},
     "qwen3_5_moe_text": {"shared_expert_intermediate_size": 32},
     "qwen3_next": {"shared_expert_intermediate_size": 32},
