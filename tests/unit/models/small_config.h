@@ -1,8 +1,19 @@
 #pragma once
 /* The smallest config.json of a family, with members added or (null) taken back by `more`. */
 
+#include "base/err.h"
 #include "models/arch.h"
 #include "tests/unit/json.h"
+
+#include <check.h>
+#include <string.h>
+
+/* What is refused: with which code, and a word of the reason. */
+struct refused_config {
+    const char *architecture, *more;
+    int code;
+    const char *word;
+};
 
 static inline int small_config(const char *architecture, const char *more, struct model_config *out)
 {
@@ -15,5 +26,16 @@ static inline int small_config(const char *architecture, const char *more, struc
     int rc = arch_parse_config(config, out);
     json_decref(extra);
     json_decref(config);
+    return rc;
+}
+
+/* Returns the code. */
+static inline int check_refused(const struct refused_config *row, struct model_config *out)
+{
+    int rc = small_config(row->architecture, row->more, out);
+
+    ck_assert_msg(rc == row->code, "%s: %d for %s: %s", row->architecture, rc, row->more, err_last()->message);
+    ck_assert_msg(strstr(err_last()->message, row->word) != NULL, "%s: %s says: %s", row->architecture, row->more,
+                  err_last()->message);
     return rc;
 }
