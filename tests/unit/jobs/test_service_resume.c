@@ -8,9 +8,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* Blocks that last long enough to be interrupted, in every build. */
+#if defined(__SANITIZE_THREAD__)
+#define SAMPLES "10"
+#elif defined(__SANITIZE_ADDRESS__)
+#define SAMPLES "20"
+#else
+#define SAMPLES "40"
+#endif
 #define SLOW_GPTQ                                                                              \
     "\"method\":\"gptq\",\"quantization\":{\"bits\":3,\"group_size\":64},\"max_attempts\":20," \
-    "\"calibration\":{\"stream\":true,\"num_samples\":40,\"sequence_length\":128},\"evaluation\":{\"hold_back\":0.1}"
+    "\"calibration\":{\"stream\":true,\"num_samples\":" SAMPLES                                \
+    ",\"sequence_length\":128},\"evaluation\":{\"hold_back\":0.1}"
 #define RECORDS 160
 
 static struct rig rig;

@@ -163,9 +163,10 @@ static inline void world_open_with(struct world *world, const char *method, cons
     world->cancel_in = -1;
 }
 
+/* Scales are searched for by other tests. */
 static inline void world_open(struct world *world, const char *method, int threads)
 {
-    world_open_with(world, method, "{\"bits\":4,\"group_size\":64}", threads);
+    world_open_with(world, method, "{\"bits\":4,\"group_size\":64,\"mse_search\":false}", threads);
 }
 
 static inline void world_close(struct world *world)
