@@ -33,8 +33,9 @@ int recipe_modules(const struct recipe *recipe, const struct format *format, con
         m->cols = module->cols;
         int rc = recipe_scheme(recipe, solver, m->name, m->rows, m->cols, &m->scheme);
         if (rc != 0) {
+            rc = err_pass(rc, "scheme of %s", m->name);
             free(list);
-            return err_pass(rc, "scheme of %s", m->name);
+            return rc;
         }
         if (format != NULL) {
             m->scheme.scale_dtype = format->scale_dtype(model_dtype(model));
