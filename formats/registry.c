@@ -110,9 +110,13 @@ int format_module_table(const struct format_config *config, const struct format_
 json_t *format_left_in_float(const struct format_config *config, const struct format_module *const *table)
 {
     const struct plans *plans = model_plans(config->model);
+    const char *outside = model_tokens_module(config->model);
     json_t *names = json_array();
     char name[PLAN_NAME_MAX];
 
+    if (outside != NULL) {
+        format_add_name(names, config->model, outside);
+    }
     for (size_t i = 0; i < plans_modules(plans); i++) {
         if (table[i] == NULL) {
             int module;

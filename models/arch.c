@@ -278,6 +278,7 @@ static const struct arch *const rows[] = {&arch_deepseek_v2,
                                           &arch_flex_olmo,
                                           &arch_glm4_moe,
                                           &arch_glm4_moe_lite,
+                                          &arch_gemma4,
                                           &arch_gpt2,
                                           &arch_gpt_oss,
                                           &arch_granite_moe,
@@ -329,6 +330,20 @@ int64_t arch_window(const struct model_config *config, int64_t layer)
 bool arch_rotates(const struct model_config *config, int64_t layer)
 {
     return config->rope_count > 0 && (config->nope_layers[layer / 64] >> (layer % 64) & 1) == 0;
+}
+
+int64_t arch_head_dim(const struct model_config *config, int64_t layer)
+{
+    bool own = config->full_head_dim > 0 && config->layer_types[layer] == LAYER_FULL;
+
+    return own ? config->full_head_dim : config->head_dim;
+}
+
+int64_t arch_kv_heads(const struct model_config *config, int64_t layer)
+{
+    bool own = config->full_kv_heads > 0 && config->layer_types[layer] == LAYER_FULL;
+
+    return own ? config->full_kv_heads : config->num_kv_heads;
 }
 
 int arch_rope(const struct model_config *config, int64_t layer)

@@ -43,6 +43,7 @@ struct arch_experts {
     bool optional;         /* `count` may be 0: layers then have none */
     const char *per_token; /* NULL: num_experts_per_tok */
     const char *size;      /* an expert's width; NULL: the MLP's */
+    const char *enabled;   /* a flag without which no layer has any; NULL: there is none */
     const char *normalize; /* whether the chosen scores are divided by their sum; NULL: always_normalized says it */
     bool always_normalized;
     const char *shared_count;   /* a shared expert as wide as this many experts */
@@ -116,11 +117,14 @@ struct arch {
     const char *head;      /* output head */
     const char *prefix;    /* of all names but the head's, without which some exports are; NULL: none is */
     const char *masks[2];  /* causal masks that old exports keep, by their names in a layer */
+    const char *unread[6]; /* tensors of layers that take keys and values of an earlier one, which no program reads */
     const char *loaded[2]; /* how some names begin, and what transformers renames that to; NULL: nothing */
     bool own_linears;      /* transformers has a class of its own for the linears: what replaces linears leaves them */
     const char *positions; /* a table whose row is added to the embedding of the token there; NULL: none */
     int64_t position_row;  /* of that table: the first token's */
     bool head_bias;        /* the output head has one */
+    const char *tokens[3]; /* what layers get of their tokens next to their input is made by: the table, the matrix, the
+                            * norm (block_tokens.c); NULL: they get nothing */
     /* Names of members that the family has of its own, to {NULL}; NULL: none. */
     const struct arch_alias *aliases;
     /* Members that no other family has, after the others; NULL: none. */
@@ -135,6 +139,8 @@ struct arch {
     bool ropes_by_type;     /* layers of a window have a rotary table of their own, number 1 */
     bool nope;              /* no_rope_layers and no_rope_layer_interval apply */
     bool full_nope;         /* layers of full attention do not rotate */
+    bool full_heads;        /* layers of full attention have heads of their own (config_heads.c); the last is one */
+    bool vision_both_ways;  /* use_bidirectional_attention may be "vision", which changes nothing for tokens of text */
     bool partial_rope;      /* partial_rotary_factor applies */
     bool sections;          /* images have three positions: mrope_section says how many columns go by each */
     bool rope_neighbours;   /* columns are rotated with their neighbours, else halves with each other */
@@ -165,6 +171,7 @@ struct arch {
     const struct arch_recurrence *recurrence; /* NULL: no layer is one */
     /* What a member means that config.json lacks. 0: as many as heads; hidden_size / heads; no window. */
     int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
+    int64_t default_full_head_dim;                         /* of global_head_dim, with full_heads */
     int64_t default_mlp;                                   /* intermediate_size / hidden_size; 0: it must be given */
     int64_t default_heads, default_vocab, default_pattern; /* 0: required; 0: required; no window */
     int64_t default_window_from;                           /* of max_window_layers; 0: 28 */
@@ -255,6 +262,11 @@ struct model_config {
     int64_t sliding_window;                 /* 0 = none */
     int64_t attention_chunk;                /* of layers LAYER_CHUNKED: positions see those of their own chunk */
     uint8_t layer_types[ARCH_LAYERS_MAX];   /* enum layer_type */
+    int64_t full_head_dim, full_kv_heads;   /* of layers of full attention, with full_heads; 0: those of all layers */
+    bool keys_are_values;                   /* one linear makes both there */
+    int64_t taking_layers; /* the last so many take keys and values of the last layer of their type before them */
+    bool wide_taking;      /* their MLPs are twice as wide */
+    int64_t token_rows, token_columns; /* of the table of arch->tokens, columns of one layer; 0: there is none */
     struct recurrence recurrence;
     uint64_t nope_layers[ARCH_LAYERS_MAX / 64];          /* bits of those whose queries and keys are not rotated */
     int64_t num_experts, experts_per_token, expert_size; /* num_experts 0: layers have none */
@@ -292,6 +304,9 @@ int arch_check_float(const json_t *config);
 bool arch_is_named(const json_t *config);
 /* The attention window of a layer; 0 = sees everything before it. */
 int64_t arch_window(const struct model_config *config, int64_t layer);
+/* The heads of a layer's attention: columns of one, and how many there are of keys. */
+int64_t arch_head_dim(const struct model_config *config, int64_t layer);
+int64_t arch_kv_heads(const struct model_config *config, int64_t layer);
 /* Whether a layer's MLP is a choice of experts. */
 bool arch_has_experts(const struct model_config *config, int64_t layer);
 /* Whether a layer rotates queries and keys, and the number of its table. */

@@ -13,6 +13,7 @@ static const struct arch_layout below_text[2] = {{"model.text_model.", ""}, {NUL
 static const struct arch_composite composites[] = {
     {"AyaVisionForConditionalGeneration", "aya_vision", "text_config", {"cohere2"}, inside, false},
     {"Gemma3ForConditionalGeneration", "gemma3", "text_config", {"gemma3_text"}, inside, false},
+    {"Gemma4ForConditionalGeneration", "gemma4", "text_config", {"gemma4_text"}, inside, false},
     {"Idefics3ForConditionalGeneration", "idefics3", "text_config", {"llama"}, below_text, false},
     {"InternVLForConditionalGeneration", "internvl", "text_config", {"qwen2", "qwen3", "llama"}, inside, false},
     {"KimiK25ForConditionalGeneration", "kimi_k25", "text_config", {"deepseek_v3", "kimi_k2"}, inside, false},

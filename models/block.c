@@ -288,7 +288,15 @@ static int step_add(const struct run *r, const struct tensor *out, const struct 
 
 static int step_scale(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    return r->s->gpu->ops->combine(r->s->stream, out, r->step->factor, &in[0], 0, NULL);
+    const struct gpu_ops *ops = r->s->gpu->ops;
+    const struct tensor *by = r->step->has_parameter ? &r->block->parameters[r->step->parameter] : NULL;
+    const struct tensor row = tensor_2d(out->data, DTYPE_F32, 1, tensor_count(out));
+
+    TRY(ops->combine(r->s->stream, out, r->step->factor, &in[0], 0, NULL));
+    if (by == NULL) {
+        return 0;
+    }
+    return tensor_count(by) == 1 ? ops->scale(r->s->stream, &row, by, NULL) : ops->scale(r->s->stream, out, NULL, by);
 }
 
 static int step_experts(const struct run *r, const struct tensor *out, const struct tensor *in)
@@ -305,6 +313,12 @@ static int step_recurrent(const struct run *r, const struct tensor *out, const s
     return block_run_recurrent(r->s, r->block, r->step, out, in);
 }
 
+static int step_tokens(const struct run *r, const struct tensor *out, const struct tensor *in)
+{
+    (void)in;
+    return block_run_tokens(r->s, r->block, r->values->ids, out);
+}
+
 static int (*const forwards[])(const struct run *, const struct tensor *out, const struct tensor *in) = {
     [STEP_LINEAR] = step_linear,     [STEP_NORM] = step_norm,
     [STEP_ROPE] = step_rope,         [STEP_ATTENTION] = step_attention,
@@ -313,6 +327,7 @@ static int (*const forwards[])(const struct run *, const struct tensor *out, con
     [STEP_SELECT] = step_select,     [STEP_JOIN] = step_join,
     [STEP_CONV] = step_recurrent,    [STEP_DELTA] = step_recurrent,
     [STEP_SCAN] = step_recurrent,    [STEP_GATED_NORM] = step_recurrent,
+    [STEP_TOKENS] = step_tokens,
 };
 
 static int run_step(const struct block *block, const struct block_values *values, int s)

@@ -29,6 +29,7 @@ struct block_norm {
 };
 
 struct block_factors; /* block_internal.h */
+struct block_tokens;  /* block_tokens.c */
 
 struct block {
     int64_t index;
@@ -38,6 +39,7 @@ struct block {
     struct block_norm *norms;                /* [plan->norm_count] */
     struct tensor *parameters;               /* [plan->parameter_count], F32; of a view: the other block's */
     struct block_factors *factors;           /* that block_fold gave to experts' modules, the last first */
+    struct block_tokens *tokens;             /* NULL: no step needs it; of a view: the other block's */
     struct gpu_cache key_cache, value_cache; /* how the runtime keeps keys and values; group_size 0: as they are */
     struct tensor key_scale, value_scale;    /* F32, what the caches' `scale` points to; data NULL = none */
 };
@@ -87,6 +89,7 @@ struct block_values {
     struct block_scratch *scratch;
     float *at[PLAN_VALUES_MAX]; /* by storage */
     int first_module;           /* of the block's: what the plan's modules are numbered from; an expert's own */
+    const int32_t *ids;         /* of the tokens, below the vocabulary's size, the caller's; for a step TOKENS */
 };
 /* Each in its place: in `kept` (block_kept_elements, the caller's) or in the scratch. kept NULL: the scratch has a
  * place for them too, made on first use. */
@@ -142,6 +145,8 @@ struct head {
 int head_load_embedding(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
 void head_deinit(struct head *head, const struct gpu *gpu);
+/* What embeddings of that type are multiplied by: a root of the width is kept in it. */
+double head_factor(const struct model_config *config, enum dtype dtype);
 /* x [T, h] F32 = the embeddings of ids, with the configuration's factor, and what is added for each position in
  * sequences of `length`. ERR_INVALID_PARAMETER where there are fewer positions. */
 int head_embed(const struct head *head, const struct model_config *config, const struct gpu *gpu,

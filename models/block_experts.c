@@ -84,6 +84,21 @@ static struct gpu_route route_spec(const struct plan_experts *experts)
                               .epsilon = (float)experts->epsilon};
 }
 
+/* The scores of the chosen, each times its expert's factor. The factors are gathered where places are going to be. */
+static int scale_weights(struct block_scratch *s, const struct tensor *ids, const struct tensor *weights,
+                         const struct tensor *scale)
+{
+    const struct gpu_ops *ops = s->gpu->ops;
+    int64_t choices = tensor_count(ids);
+    const struct tensor factors = tensor_2d(s->experts.places.data, DTYPE_F32, choices, 1);
+    const struct tensor of_experts = tensor_2d(scale->data, DTYPE_F32, tensor_count(scale), 1);
+    const struct tensor list = tensor_1d(ids->data, DTYPE_I32, choices);
+    const struct tensor column = tensor_2d(weights->data, DTYPE_F32, choices, 1);
+
+    TRY(ops->gather_rows(s->stream, &factors, &of_experts, &list, NULL, 1));
+    return ops->scale(s->stream, &column, &factors, NULL);
+}
+
 int block_route(const struct block *block, const struct block_values *values, int step)
 {
     const struct plan_step *of = &values->plan->steps[step];
@@ -99,6 +114,7 @@ int block_route(const struct block *block, const struct block_values *values, in
     const struct tensor logits = block_value(values, of->in[1]);
     TRY(ops->route(s->stream, &ids, &weights, &logits, experts->has_bias ? &block->parameters[experts->bias] : NULL,
                    &spec));
+    TRY(experts->has_scale ? scale_weights(s, &ids, &weights, &block->parameters[experts->scale]) : 0);
     return ops->group_places(s->stream, &places, e->offsets, &ids, experts->count);
 }
 

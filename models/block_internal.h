@@ -48,6 +48,13 @@ static inline int64_t block_padded(int64_t tokens)
 /* block_experts.c */
 void block_experts_free(struct block_scratch *s);
 
+/* block_tokens.c: what a step TOKENS needs of the checkpoint, which outlives it; the step, for s->tokens ids. */
+int block_tokens_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
+                      struct block_tokens **out);
+void block_tokens_free(struct block_tokens *tokens, const struct gpu *gpu); /* NULL is fine */
+int block_run_tokens(const struct block_scratch *s, const struct block *block, const int32_t *ids,
+                     const struct tensor *out);
+
 /* block_recurrent.c: a step CONV, DELTA, SCAN or GATED_NORM. */
 int block_run_recurrent(const struct block_scratch *s, const struct block *block, const struct plan_step *step,
                         const struct tensor *out, const struct tensor *in);

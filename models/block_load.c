@@ -96,6 +96,9 @@ int block_load(const struct model *model, int64_t index, const struct gpu *gpu, 
     if (rc == 0) {
         rc = load_tensors(&source, &block);
     }
+    if (rc == 0 && plan_find_step(block.plan, STEP_TOKENS) >= 0) {
+        rc = block_tokens_load(model, index, gpu, stream, &block.tokens);
+    }
     if (rc != 0) {
         block_deinit(&block, gpu);
         return err_pass(rc, "load block %lld", (long long)index);
@@ -143,6 +146,8 @@ void block_deinit(struct block *block, const struct gpu *gpu)
     }
     free(block->parameters);
     block->parameters = NULL;
+    block_tokens_free(block->tokens, gpu);
+    block->tokens = NULL;
     gpu_tensor_free(gpu, &block->key_scale);
     gpu_tensor_free(gpu, &block->value_scale);
     block_free_factors(block);

@@ -289,7 +289,11 @@ int config_experts(const json_t *config, struct model_config *c)
     if (c->arch->head_norms_member != NULL) {
         TRY(config_flag(config, c->arch->head_norms_member, &c->head_norms));
     }
-    if (row == NULL || experts_absent(config, row)) {
+    bool enabled = row != NULL && row->enabled == NULL;
+    if (row != NULL && row->enabled != NULL) {
+        TRY(config_flag(config, row->enabled, &enabled));
+    }
+    if (!enabled || experts_absent(config, row)) {
         return 0;
     }
     TRY(refuse_members(config, row));

@@ -35,6 +35,7 @@ int config_latent(const json_t *config, struct model_config *c);
 int config_activation(const json_t *config, struct model_config *c);
 int config_norms(const json_t *config, struct model_config *c);
 int config_layers(const json_t *config, struct model_config *c);
+int config_full_heads(const json_t *config, struct model_config *c);
 int config_recurrent(const json_t *config, struct model_config *c);
 /* How many layers the lists of a hybrid name; 0: it has none. */
 int64_t config_recurrent_layers(const json_t *config);

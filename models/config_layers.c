@@ -118,20 +118,29 @@ static int parse_window(const json_t *config, struct model_config *c)
     return 0;
 }
 
+/* Attention to what comes after a token, too. Of "vision" the tokens of an image alone make use. */
+static int refuse_both_ways(const json_t *config, const struct arch *arch)
+{
+    const json_t *value = json_object_get(config, "use_bidirectional_attention");
+    const char *word = arch->vision_both_ways ? json_string_value(value) : NULL;
+    bool both = word != NULL && strcmp(word, "vision") != 0;
+
+    if (word == NULL) {
+        TRY(config_flag(config, "use_bidirectional_attention", &both));
+    }
+    return both ? config_unsupported("attention with", "use_bidirectional_attention") : 0;
+}
+
 int config_layers(const json_t *config, struct model_config *c)
 {
     const json_t *types = json_object_get(config, "layer_types");
-    bool both = false;
 
     if (c->arch->nope) {
         TRY(parse_nope(config, c));
     }
     TRY(parse_window(config, c));
     TRY(parse_rule(config, c));
-    TRY(config_flag(config, "use_bidirectional_attention", &both));
-    if (both) {
-        return config_unsupported("attention with", "use_bidirectional_attention");
-    }
+    TRY(refuse_both_ways(config, c->arch));
     TRY(config_count(config, "num_nextn_predict_layers", ARCH_LAYERS_MAX, &c->mtp_layers));
     if (c->arch->layer_types != 0 && c->arch->recurrence == NULL && types != NULL && !json_is_null(types)) {
         TRY(json_is_array(types) ? parse_layer_types(types, c)

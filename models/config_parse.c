@@ -149,6 +149,7 @@ static int parse_parts(const json_t *config, const json_t *text, struct model_co
     TRY(config_activation(text, c));
     TRY(config_norms(text, c));
     TRY(config_layers(text, c));
+    TRY(config_full_heads(text, c));
     TRY(config_recurrent(text, c));
     TRY(config_rope(text, c));
     TRY(config_factors(text, c));

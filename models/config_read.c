@@ -66,5 +66,5 @@ int config_unsupported(const char *what, const char *value)
 {
     int rc = err_raise(ERR_UNSUPPORTED_ARCHITECTURE, "%s \"%.100s\" is not supported", what, value);
     return err_set_hint(rc, "GET /v1/architectures lists those that are; rope types are default, linear, llama3, "
-                            "dynamic, yarn, longrope");
+                            "dynamic, yarn, longrope, proportional");
 }

@@ -325,6 +325,7 @@ static int check_sections(const json_t *rope, const struct model_config *c, cons
 /* rope NULL: none is given. `spec` has type and base as they are without it. */
 static int parse_table(const json_t *config, const json_t *rope, struct model_config *c, struct rope_spec *spec)
 {
+    int64_t head_dim = spec == &c->ropes[0] && c->full_head_dim > 0 ? c->full_head_dim : c->head_dim;
     double partial = c->arch->default_partial > 0 ? c->arch->default_partial : 1;
 
     TRY(config_positive(config, "partial_rotary_factor", 1, &partial));
@@ -335,14 +336,14 @@ static int parse_table(const json_t *config, const json_t *rope, struct model_co
     if (spec->theta < 1) {
         return err_raise(ERR_INVALID_MODEL, "config.json: rope_theta = %g is below 1", spec->theta);
     }
-    if (partial < 1 && !c->arch->partial_rope) {
+    if (partial < 1 && !c->arch->partial_rope && spec->type != ROPE_PROPORTIONAL) {
         return config_unsupported("rope with", "partial_rotary_factor below 1");
     }
     spec->turned = partial;
-    spec->dims = spec->type == ROPE_PROPORTIONAL ? c->head_dim : (int64_t)((double)c->head_dim * partial);
+    spec->dims = spec->type == ROPE_PROPORTIONAL ? head_dim : (int64_t)((double)head_dim * partial);
     if (spec->dims < 2 || spec->dims % 2 != 0) {
         return err_raise(ERR_INVALID_MODEL, "config.json: partial_rotary_factor %g of head_dim %lld is no even number",
-                         partial, (long long)c->head_dim);
+                         partial, (long long)head_dim);
     }
     TRY(rope != NULL ? check_sections(rope, c, spec) : 0);
     return rope != NULL ? parse_rope_scaling(config, rope, c, spec) : 0;

@@ -19,18 +19,19 @@ int head_load_embedding(const struct model *model, const struct gpu *gpu, struct
     return model_load_tensor(model, model_embedding_name(model), DTYPE_COUNT, gpu, stream, &out->embedding);
 }
 
-static int head_scale(const struct head *head, const struct model_config *config, const struct gpu *gpu,
-                      struct gpu_stream *stream, const struct tensor *x)
+double head_factor(const struct model_config *config, enum dtype dtype)
 {
     double scale = config->embedding_scale;
 
-    if (scale == 1) {
-        return 0;
-    }
-    if (config->arch->embedding_root) { /* it is kept in the type of the embedding */
-        scale = dtype_round((float)scale, head->embedding.dtype);
-    }
-    return gpu->ops->combine(stream, x, scale, x, 0, NULL);
+    return config->arch->embedding_root ? (double)dtype_round((float)scale, dtype) : scale;
+}
+
+static int head_scale(const struct head *head, const struct model_config *config, const struct gpu *gpu,
+                      struct gpu_stream *stream, const struct tensor *x)
+{
+    double scale = head_factor(config, head->embedding.dtype);
+
+    return scale == 1 ? 0 : gpu->ops->combine(stream, x, scale, x, 0, NULL);
 }
 
 int head_embed(const struct head *head, const struct model_config *config, const struct gpu *gpu,

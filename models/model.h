@@ -134,7 +134,12 @@ const char *model_norm_name(const struct model *model);
 const char *model_norm_bias_name(const struct model *model); /* NULL: the last norm has no bias */
 const char *model_positions_name(const struct model *model); /* NULL: there is no table of positions */
 const char *model_head_bias_name(const struct model *model); /* NULL: the head has no bias */
-const char *model_head_name(const struct model *model);      /* whether or not there is such a tensor */
+/* What layers get of their tokens next to their input is made by these (arch.h); NULL: they get nothing. The module is
+ * the projection's. */
+enum model_tokens { MODEL_TOKENS_TABLE, MODEL_TOKENS_PROJECTION, MODEL_TOKENS_NORM, MODEL_TOKENS };
+const char *model_tokens_name(const struct model *model, enum model_tokens which);
+const char *model_tokens_module(const struct model *model);
+const char *model_head_name(const struct model *model); /* whether or not there is such a tensor */
 /* tokenizer.json text or ERR_NOT_FOUND. Caller frees. */
 int model_read_tokenizer(const struct model *model, char **json, size_t *size);
 

@@ -170,13 +170,28 @@ bool model_is_rotary_table(const struct model *model, const char *name)
     return is_mask(model, name);
 }
 
+/* What a layer would have of its own if it did not take it from an earlier one. */
+static bool is_unread(const struct model *model, int64_t layer, const char *path)
+{
+    const char *const *names = model->config.arch->unread;
+    bool takes = plan_taken(plans_layer(model->plans, layer)) != 0;
+
+    for (size_t i = 0; takes && i < sizeof(model->config.arch->unread) / sizeof(names[0]); i++) {
+        if (names[i] != NULL && strcmp(path, names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool check_is_known(const struct model *model, const char *name)
 {
     const char *path;
     int64_t layer = model_find_layer(model, name, &path);
 
     const char *const outside[] = {model->embedding, model->norm,      model->head,
-                                   model->norm_bias, model->positions, model->head_bias};
+                                   model->norm_bias, model->positions, model->head_bias,
+                                   model->tokens[0], model->tokens[1], model->tokens[2]};
 
     for (size_t i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
         if (strcmp(name, outside[i]) == 0) { /* no name is empty */
@@ -186,7 +201,21 @@ static bool check_is_known(const struct model *model, const char *name)
     if (model_is_rotary_table(model, name)) {
         return true;
     }
-    return layer >= 0 && is_layer_tensor(plans_layer(model->plans, layer), path);
+    return layer >= 0 && (is_unread(model, layer, path) || is_layer_tensor(plans_layer(model->plans, layer), path));
+}
+
+/* What makes a layer's share of its tokens. */
+static int check_tokens(const struct model *model)
+{
+    const struct model_config *c = &model->config;
+    int64_t columns = c->num_layers * c->token_columns;
+
+    if (c->token_columns == 0) {
+        return 0;
+    }
+    TRY(check_tensor_shape(model, model->tokens[MODEL_TOKENS_TABLE], c->token_rows, columns));
+    TRY(check_tensor_shape(model, model->tokens[MODEL_TOKENS_PROJECTION], columns, c->hidden_size));
+    return check_tensor_shape(model, model->tokens[MODEL_TOKENS_NORM], c->token_columns, 0);
 }
 
 int model_check_tensors(const struct model *model)
@@ -205,6 +234,7 @@ int model_check_tensors(const struct model *model)
     if (model->head_bias[0] != '\0') {
         TRY(check_tensor_shape(model, model->head_bias, config->vocab_size, 0));
     }
+    TRY(check_tokens(model));
     if (!config->tie_word_embeddings || model_find(model, model->head).file != NULL) {
         TRY(check_tensor_shape(model, model->head, config->vocab_size, config->hidden_size));
     }

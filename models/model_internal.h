@@ -49,6 +49,7 @@ struct model {
     char embedding[MODEL_NAME_MAX], norm[MODEL_NAME_MAX], head[MODEL_NAME_MAX]; /* tensors outside the layers */
     char norm_bias[MODEL_NAME_MAX], positions[MODEL_NAME_MAX];                  /* empty: the model has none */
     char head_bias[MODEL_NAME_MAX];                                             /* likewise */
+    char tokens[MODEL_TOKENS][MODEL_NAME_MAX], tokens_module[MODEL_NAME_MAX];   /* likewise */
     const char **extras;                                                        /* NULL-terminated */
     struct model_lazy *lazy;
     struct bare *bare;          /* NULL: a row describes its architecture */

@@ -86,6 +86,12 @@ int model_names_find(struct model *model)
     if (arch->head_bias) {
         layout_name(&model->layout, arch->head, ".bias", model->head_bias);
     }
+    for (int i = 0; model->config.token_columns > 0 && i < MODEL_TOKENS; i++) {
+        layout_name(&model->layout, arch->tokens[i] + omitted, ".weight", model->tokens[i]);
+    }
+    if (model->config.token_columns > 0) {
+        layout_name(&model->layout, arch->tokens[MODEL_TOKENS_PROJECTION] + omitted, "", model->tokens_module);
+    }
     return 0;
 }
 
@@ -162,6 +168,16 @@ const char *model_positions_name(const struct model *model)
 const char *model_head_bias_name(const struct model *model)
 {
     return model->head_bias[0] != '\0' ? model->head_bias : NULL;
+}
+
+const char *model_tokens_name(const struct model *model, enum model_tokens which)
+{
+    return model->tokens[which][0] != '\0' ? model->tokens[which] : NULL;
+}
+
+const char *model_tokens_module(const struct model *model)
+{
+    return model->tokens_module[0] != '\0' ? model->tokens_module : NULL;
 }
 
 const char *model_head_name(const struct model *model)

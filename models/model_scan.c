@@ -128,7 +128,9 @@ static int check_bare(const struct model *model, void *buffer, model_tick tick, 
 int model_check_outside(const struct model *model, model_tick tick, void *data)
 {
     const char *const names[] = {model->norm,      model->embedding, model->norm_bias,
-                                 model->positions, model->head_bias, model->head};
+                                 model->positions, model->head_bias, model->tokens[0],
+                                 model->tokens[1], model->tokens[2], model->head};
+    size_t count = sizeof(names) / sizeof(names[0]);
     AUTO_FREE float *buffer = NULL;
     bool tied = true;
 
@@ -137,7 +139,7 @@ int model_check_outside(const struct model *model, model_tick tick, void *data)
     if (model->bare != NULL) {
         return check_bare(model, buffer, tick, data);
     }
-    for (int i = 0; i < (tied ? 5 : 6); i++) {
+    for (size_t i = 0; i < (tied ? count - 1 : count); i++) {
         const struct model_tensor tensor = model_find(model, names[i]);
         TRY(tensor.file != NULL ? scan_tensor(&tensor, buffer, tick, data) : 0);
     }

@@ -121,6 +121,16 @@ static bool has_state_space(const struct plan *plan)
     return has_kind(plan, STEP_SCAN);
 }
 
+static bool has_tokens(const struct plan *plan)
+{
+    return has_kind(plan, STEP_TOKENS);
+}
+
+static bool has_taken(const struct plan *plan)
+{
+    return plan_taken(plan) != 0;
+}
+
 static bool has_fused(const struct plan *plan)
 {
     return has_kind(plan, STEP_SELECT);
@@ -146,6 +156,8 @@ static const struct {
     {"experts", has_experts},
     {"delta_rule", has_delta_rule},
     {"state_space", has_state_space},
+    {"token_inputs", has_tokens},
+    {"shared_keys", has_taken},
 };
 #define PARTS (sizeof(parts) / sizeof(parts[0]))
 _Static_assert(PARTS <= ARCH_PARTS_MAX, "ARCH_PARTS_MAX");

@@ -9,7 +9,7 @@
 
 #define MODULES_MAX (1 << 20) /* of a layer */
 
-static int plan_fail(struct plan_builder *b, int rc)
+int plan_fail(struct plan_builder *b, int rc)
 {
     if (b->rc == 0) {
         b->rc = rc;
@@ -209,6 +209,20 @@ int plan_add(struct plan_builder *b, int to, int what)
 int plan_scale(struct plan_builder *b, int in, double factor)
 {
     struct plan_step step = {.kind = STEP_SCALE, .in = {in}, .inputs = 1, .module = -1, .norm = -1, .factor = factor};
+
+    return add_step(b, &step, plan_width(b, in));
+}
+
+int plan_scale_by(struct plan_builder *b, int in, double factor, const struct plan_parameter *parameter)
+{
+    struct plan_step step = {.kind = STEP_SCALE,
+                             .in = {in},
+                             .inputs = 1,
+                             .module = -1,
+                             .norm = -1,
+                             .factor = factor,
+                             .has_parameter = true,
+                             .parameter = plan_parameter(b, parameter)};
 
     return add_step(b, &step, plan_width(b, in));
 }

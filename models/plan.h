@@ -3,7 +3,8 @@
  * (families/<name>.c) writes it from the configuration; the rest is derived here, once, and never changes. Knows no
  * device and reads no weight.
  *
- * value         an activation [tokens, width], numbered; value 0 is the layer's input
+ * value         an activation [tokens, width], numbered; value 0 is the layer's input. A layer may take others that an
+ *               earlier one gave, such as keys and values, under a number of the model's
  * module        a linear: its path below the layer, its shape
  * step          what makes one value of others
  * input group   the modules that read the same value, in program order: solved together from one set of statistics
@@ -23,7 +24,9 @@
 #define PLAN_VALUES_MAX 64 /* of a layer, or of an expert: sets of values and of steps are bits of 64 */
 #define PLAN_STEPS_MAX 64
 #define PLAN_INPUTS_MAX 3
-#define PLAN_NAME_MAX 128 /* a module's full name, with its NUL */
+#define PLAN_SHARED_MAX 4                                     /* values that cross layers, by number */
+#define PLAN_SHARED_STORE (PLAN_VALUES_MAX - PLAN_SHARED_MAX) /* the activation store of number 0 */
+#define PLAN_NAME_MAX 128                                     /* a module's full name, with its NUL */
 
 typedef uint64_t plan_set; /* of values, or of steps, by number */
 #define PLAN_BIT(number) ((plan_set)1 << (number))
@@ -37,12 +40,13 @@ enum plan_step_kind {
     STEP_SELECT,     /* some columns of each head: struct plan_select */
     STEP_JOIN,       /* each head of in 0, then the same head of in 1: struct plan_join */
     STEP_ADD,        /* out = in 0 + in 1 */
-    STEP_SCALE,      /* out = factor * in */
+    STEP_SCALE,      /* out = factor * in, or of that the product with a parameter */
     STEP_EXPERTS,    /* in: the tokens, the router's logits */
     STEP_CONV,       /* causal, along the sequence, column by column: struct plan_conv */
     STEP_DELTA,      /* the gated delta rule; in: queries, keys and values side by side, a, beta: struct plan_delta */
     STEP_SCAN,       /* a selective state space; in: x, B and C side by side, dt: struct plan_scan */
     STEP_GATED_NORM, /* an RMS norm and a gate, silu(in 1): struct plan_gated_norm */
+    STEP_TOKENS,     /* reads no value: what the layer gets of its tokens (block_tokens.c) */
 };
 
 enum plan_activation {
@@ -148,8 +152,9 @@ struct plan_experts {
      * its best expert, or as the sum of its two best. */
     int64_t groups, group_top_k;
     bool group_pairs;
-    bool has_bias;
+    bool has_bias, has_scale;
     int bias;         /* parameter [count]: added to scores for the choice alone */
+    int scale;        /* parameter [count]: what an expert's score is multiplied by in the end */
     bool scale_input; /* out = sum of expert(score * token); scores are sigmoids, not normalized, and the factor is 1 */
     /* Derived. The plan of one expert: value 0 is the rows gathered for it, `output` what it makes of them. Module m of
      * expert e is module first_module + e * plan->module_count + m of the layer. */
@@ -163,7 +168,9 @@ struct plan_step {
     int out;
     int module;    /* LINEAR; of the plan that the step is in */
     int norm;      /* NORM, GATED_NORM */
-    double factor; /* SCALE */
+    double factor; /* SCALE, */
+    bool has_parameter;
+    int parameter; /* [1], or one number for each column */
     enum plan_activation activation;
     struct plan_rope rope;
     struct plan_select select;
@@ -267,6 +274,7 @@ struct plan_value {
     int last;     /* step that reads it last; -1: none */
     int storage;
     bool residual; /* the layer's input, or the sum that took its place */
+    int shared;    /* number + 1 under which layers after this one take it, or this one takes it; 0: it stays within */
 };
 
 struct plan {
@@ -282,6 +290,7 @@ struct plan {
     const struct plan_storage *storages;
     int value_count, group_count, storage_count;
     int output;
+    plan_set inputs, given;           /* values that are there when the layer begins, 0 included; that it gives */
     int store_count;                  /* store 0 keeps the residual stream */
     int64_t columns[REGION_WORK + 1]; /* of each region */
     int64_t widest_input, tallest;    /* inputs and outputs of a linear */
@@ -317,6 +326,14 @@ int plan_gated_norm(struct plan_builder *b, int in, int gate, const struct plan_
                     const struct plan_gated_norm *gated);
 int plan_add(struct plan_builder *b, int to, int what);
 int plan_scale(struct plan_builder *b, int in, double factor);
+/* What the layer gets of its tokens next to its input, `width` columns: arch->tokens. */
+int plan_tokens(struct plan_builder *b, int64_t width);
+/* Take what an earlier layer gave under `number`, in [0, PLAN_SHARED_MAX), as another input; give a value under it,
+ * which must be made before the first sum of the residual stream. */
+int plan_take(struct plan_builder *b, int number, int64_t width);
+void plan_give(struct plan_builder *b, int value, int number);
+/* out = factor * parameter * in: of one number, or one for each column. */
+int plan_scale_by(struct plan_builder *b, int in, double factor, const struct plan_parameter *parameter);
 /* Say that runtimes load the linears that made these values as one. */
 void plan_fuse(struct plan_builder *b, const char *title, const int *values, int count);
 /* Say where the linear that made a value is stored. Of an expert's with `entries`, `entry` is set to the expert. */
@@ -350,6 +367,11 @@ int64_t plans_module_at(const struct plans *plans, size_t index, int *module);
 static inline bool plan_is_listed(const struct plan *plan)
 {
     return plan->step_count == 0;
+}
+/* The inputs other than the residual stream. */
+static inline plan_set plan_taken(const struct plan *plan)
+{
+    return plan->inputs & ~PLAN_BIT(0);
 }
 /* The steps that make the values `want` from the values `have`, no more than needed; *used gets those of `have` that
  * they, or `want` itself, take. False when some of them do not follow. */

@@ -17,6 +17,9 @@ static bool step_fits(const struct plan_builder *b, const struct plan_step *step
         return width[0] == width[1];
     case STEP_ACTIVATE:
         return step->inputs == 1 || width[0] == width[1] || width[0] == 1;
+    case STEP_SCALE:
+        return !step->has_parameter || b->parameters[step->parameter].shape[0] == 1 ||
+               b->parameters[step->parameter].shape[0] == width[0];
     case STEP_NORM:
         return width[0] % b->norms[step->norm].size == 0;
     case STEP_ROPE:
@@ -61,7 +64,7 @@ int plan_check_stream(const struct plan *plan)
     plan_set steps, used;
 
     for (int g = 0; g < plan->group_count; g++) {
-        plan_set have = PLAN_BIT(plan_residual_before(plan, g));
+        plan_set have = PLAN_BIT(plan_residual_before(plan, g)) | plan_taken(plan);
         for (int s = 0; s < plan->groups[g].step; s++) {
             have |= plan->steps[s].kind == STEP_EXPERTS ? PLAN_BIT(plan->steps[s].out) : 0;
         }
@@ -71,4 +74,20 @@ int plan_check_stream(const struct plan *plan)
         }
     }
     return 0;
+}
+
+int plan_check_given(const struct plan *plan)
+{
+    int first = plan->step_count; /* the step that makes the first sum */
+
+    for (int v = plan->value_count - 1; v > 0; v--) {
+        first = plan->values[v].residual ? plan->values[v].producer : first;
+    }
+    for (int v = 0; v < plan->value_count; v++) {
+        bool given = (plan->given & PLAN_BIT(v)) != 0;
+        if (given && (plan->values[v].residual || plan->values[v].producer > first)) {
+            return err_raise(ERR_INTERNAL, "value %d of a plan is given too late", v);
+        }
+    }
+    return plan->store_count <= PLAN_SHARED_STORE ? 0 : err_raise(ERR_INTERNAL, "a plan keeps too many values");
 }

@@ -5,7 +5,8 @@
  * layer's input and the sums that take its place share one storage: a layer must end in it, since its output is the
  * next one's input.
  *
- * What is kept for the pass after a group is what lives there, less what one norm makes of it again. */
+ * What is kept for the pass after a group is what lives there, less what one norm makes of it again. What a layer gives
+ * to later ones lives to its end, in a store of its own number, and so does what it takes until it is read. */
 
 #include "models/plan_internal.h"
 
@@ -24,6 +25,13 @@ static void find_last(struct plan_builder *b)
         for (int i = 0; i < b->steps[s].inputs; i++) {
             b->values[b->steps[s].in[i]].last = s;
         }
+    }
+    b->plan.inputs = b->plan.given = 0;
+    for (int v = 0; v < b->plan.value_count; v++) {
+        struct plan_value *value = &b->values[v];
+        b->plan.inputs |= value->producer < 0 ? PLAN_BIT(v) : 0;
+        b->plan.given |= value->producer >= 0 && value->shared > 0 ? PLAN_BIT(v) : 0;
+        value->last = value->producer >= 0 && value->shared > 0 ? b->plan.step_count : value->last;
     }
 }
 
@@ -48,6 +56,13 @@ static void share_storages(struct plan_builder *b, struct plan_storage *storages
     b->values[0].storage = 0;
     b->values[0].residual = true;
     plan->storage_count = 1;
+    for (int v = 1; v < plan->value_count; v++) {
+        if (b->values[v].producer < 0) {
+            b->values[v].storage = plan->storage_count++;
+            storages[b->values[v].storage] =
+                (struct plan_storage){.region = REGION_WORK, .width = b->values[v].width, .store = -1};
+        }
+    }
     for (int s = 0; s < plan->step_count; s++) {
         struct plan_value *out = &b->values[b->steps[s].out];
         if (works_in_place(b, s)) {
@@ -57,6 +72,11 @@ static void share_storages(struct plan_builder *b, struct plan_storage *storages
             storages[out->storage] = (struct plan_storage){.region = REGION_WORK, .width = out->width, .store = -1};
         }
         out->residual = out->storage == 0;
+    }
+    for (int v = 0; v < plan->value_count; v++) {
+        if (b->values[v].shared > 0) {
+            storages[b->values[v].storage].store = PLAN_SHARED_STORE + b->values[v].shared - 1;
+        }
     }
 }
 
@@ -286,16 +306,21 @@ static bool runs_experts(const struct plan_builder *b, plan_set steps)
     return false;
 }
 
-/* What is added to the residual stream as `branch`, or where that is a sum itself, as in layers whose attention and MLP
- * run side by side, the part of it that follows from `input`; -1: none. */
+/* What is added to the residual stream as `branch`, or where that is a sum itself or its norm, as in layers whose
+ * attention and MLP run side by side, the part of it that follows from `input`; -1: none. */
 static int branch_from(const struct plan_builder *b, int input, int branch)
 {
     plan_set steps, used;
 
-    if (plan_steps(&b->plan, PLAN_BIT(input), PLAN_BIT(branch), &steps, &used) && !runs_experts(b, steps)) {
+    plan_set have = PLAN_BIT(input) | plan_taken(&b->plan);
+
+    if (plan_steps(&b->plan, have, PLAN_BIT(branch), &steps, &used) && !runs_experts(b, steps)) {
         return branch;
     }
     int s = b->values[branch].producer;
+    while (s >= 0 && b->steps[s].kind == STEP_NORM) {
+        s = b->values[b->steps[s].in[0]].producer;
+    }
     for (int i = 0; s >= 0 && b->steps[s].kind == STEP_ADD && i < 2; i++) {
         int part = branch_from(b, input, b->steps[s].in[i]);
         if (part >= 0) {
@@ -325,14 +350,14 @@ static void find_branches(struct plan_builder *b, struct plan_group *groups)
     }
 }
 
-/* Whether all that read a value are selections of its columns. */
-static bool only_selections_read(const struct plan_builder *b, int value)
+/* Whether all that read a value are selections of its columns, or norms. */
+static bool only_parts_read(const struct plan_builder *b, int value)
 {
     bool any = false;
 
     for (int s = 0; s < b->plan.step_count; s++) {
         if (plan_step_reads(&b->steps[s], value)) {
-            if (b->steps[s].kind != STEP_SELECT) {
+            if (b->steps[s].kind != STEP_SELECT && b->steps[s].kind != STEP_NORM) {
                 return false;
             }
             any = true;
@@ -347,7 +372,7 @@ static bool reaches(const struct plan_builder *b, int value, enum plan_step_kind
 {
     int s = plan_only_reader(b, value);
 
-    for (int k = 0; s < 0 && only_selections_read(b, value) && k < b->plan.step_count; k++) {
+    for (int k = 0; s < 0 && only_parts_read(b, value) && k < b->plan.step_count; k++) {
         if (plan_step_reads(&b->steps[k], value) && reaches(b, b->steps[k].out, kind, inputs)) {
             return true;
         }
@@ -410,6 +435,7 @@ int plan_derive(struct plan_builder *b, int output)
     plan_find_folds(b, groups);
     find_branches(b, groups);
     TRY(b->expert ? 0 : plan_check_stream(plan));
+    TRY(plan_check_given(plan));
     place_storages(b, storages);
     describe_modules(b);
     return arena_check(b->arena);

@@ -50,7 +50,7 @@ static bool selects_alone(const struct plan_builder *b, int s)
  * some rows of it, where the value is a selection of its outputs. */
 static void rows_behind(const struct plan_builder *b, int value, int reader, struct plan_fold *fold)
 {
-    while (value > 0) {
+    while (value > 0 && b->values[value].producer >= 0) {
         const struct plan_step *step = &b->steps[b->values[value].producer];
         bool selected = b->steps[reader].kind == STEP_SELECT && selects_alone(b, reader);
         if (!selected && plan_only_reader(b, value) != reader) {

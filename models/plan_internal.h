@@ -19,6 +19,8 @@ struct plan_builder {
 
 /* Value 0 is `width` wide. NULL: no memory. */
 struct plan_builder *plan_builder_new(struct arena *arena, int64_t width);
+/* The builder fails, with the first of its failures; 0. */
+int plan_fail(struct plan_builder *b, int rc);
 /* Add a step whose output is `width` wide; returns the value's number. */
 int plan_add_step(struct plan_builder *b, const struct plan_step *step, int64_t width);
 /* plan_recurrent.c: whether the widths of the inputs of a CONV, a DELTA, a SCAN or a GATED_NORM fit its constants. */
@@ -35,3 +37,5 @@ void plan_find_folds(const struct plan_builder *b, struct plan_group *groups);
 /* plan_check.c: whether each step's inputs fit it, and each group follows from the residual stream. ERR_INTERNAL. */
 int plan_check_steps(const struct plan_builder *b);
 int plan_check_stream(const struct plan *plan);
+/* Whether what the layer gives is made before the first sum of the residual stream, apart from it. ERR_INTERNAL. */
+int plan_check_given(const struct plan *plan);

@@ -68,9 +68,10 @@ static bool same_stored(const struct plan_stored *a, const struct plan_stored *b
 static bool same_step(const struct plan_step *a, const struct plan_step *b)
 {
     return a->kind == b->kind && memcmp(a->in, b->in, sizeof(a->in)) == 0 && a->module == b->module &&
-           a->norm == b->norm && a->factor == b->factor && a->activation == b->activation &&
-           same_rope(&a->rope, &b->rope) && same_columns(a, b) && same_attention(&a->attention, &b->attention) &&
-           plan_recurrent_same(a, b) && same_experts(a->experts, b->experts);
+           a->norm == b->norm && a->factor == b->factor && a->has_parameter == b->has_parameter &&
+           a->parameter == b->parameter && a->activation == b->activation && same_rope(&a->rope, &b->rope) &&
+           same_columns(a, b) && same_attention(&a->attention, &b->attention) && plan_recurrent_same(a, b) &&
+           same_experts(a->experts, b->experts);
 }
 
 /* As they were written: what is derived follows. */
@@ -78,8 +79,11 @@ static bool same_plan(const struct plan *a, const struct plan *b)
 {
     bool same = a->step_count == b->step_count && a->module_count == b->module_count &&
                 a->norm_count == b->norm_count && a->parameter_count == b->parameter_count &&
-                a->fused_count == b->fused_count && a->output == b->output;
+                a->fused_count == b->fused_count && a->output == b->output && a->value_count == b->value_count;
 
+    for (int v = 0; same && v < a->value_count; v++) {
+        same = a->values[v].shared == b->values[v].shared && a->values[v].width == b->values[v].width;
+    }
     for (int i = 0; same && i < a->step_count; i++) {
         same = same_step(&a->steps[i], &b->steps[i]);
     }
@@ -104,11 +108,12 @@ static bool same_plan(const struct plan *a, const struct plan *b)
 
 static bool same_experts(const struct plan_experts *a, const struct plan_experts *b)
 {
-    return a == b || (a != NULL && b != NULL && a->count == b->count && a->top_k == b->top_k &&
-                      a->scores == b->scores && a->normalize == b->normalize && a->factor == b->factor &&
-                      a->epsilon == b->epsilon && a->groups == b->groups && a->group_top_k == b->group_top_k &&
-                      a->group_pairs == b->group_pairs && a->has_bias == b->has_bias && a->bias == b->bias &&
-                      a->scale_input == b->scale_input && same_plan(a->plan, b->plan));
+    return a == b ||
+           (a != NULL && b != NULL && a->count == b->count && a->top_k == b->top_k && a->scores == b->scores &&
+            a->normalize == b->normalize && a->factor == b->factor && a->epsilon == b->epsilon &&
+            a->groups == b->groups && a->group_top_k == b->group_top_k && a->group_pairs == b->group_pairs &&
+            a->has_bias == b->has_bias && a->bias == b->bias && a->has_scale == b->has_scale && a->scale == b->scale &&
+            a->scale_input == b->scale_input && same_plan(a->plan, b->plan));
 }
 
 static int build_layer(const struct model_config *config, int64_t layer, struct arena *arena, const struct plan **out)

@@ -380,7 +380,7 @@ int block_solve(struct run *run, struct block *block, struct block_outputs *outp
     for (int64_t i = 0; i < microbatches_count(&run->calibration); i++) {
         struct microbatch b = microbatches_at(&run->calibration, plan, i);
         TRY(run_tick(run, 1.0, "calibrating"));
-        TRY(pass_batch(run, block, have, PLAN_BIT(plan->output), 0, &b));
+        TRY(pass_batch(run, block, have, PLAN_BIT(plan->output) | plan->given, 0, &b));
     }
     return 0;
 }

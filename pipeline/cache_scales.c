@@ -2,7 +2,8 @@
  *
  * Scales are measured once queries, keys and values are solved, on the keys and values that the artifact's user will
  * have, and from then on the block reads both through the cache: what is solved and evaluated after them sees its
- * error. */
+ * error. A block that takes keys and values of an earlier one has no cache, and gets them as that one's cache has them.
+ */
 
 #include "pipeline/cache_scales.h"
 
@@ -77,7 +78,7 @@ int group_cache(struct run *run, struct block *block, int group, struct block_ou
     struct cache_ranges ranges = {0};
     struct cache_scales scales = {0};
 
-    if (run->p->recipe->cache.element == DTYPE_F32 || run->calibration.set == NULL ||
+    if (run->p->recipe->cache.element == DTYPE_F32 || run->calibration.set == NULL || plan_taken(block->plan) != 0 ||
         group != plan_attention_group(block->plan)) {
         return 0;
     }
@@ -143,7 +144,7 @@ int block_analyse(struct run *run, struct block *block)
         .tick_data = &data,
     };
 
-    if (!recipe_analyses(run->p->recipe) || data.group == NULL) {
+    if (!recipe_analyses(run->p->recipe) || data.group == NULL || plan_taken(block->plan) != 0) {
         return 0;
     }
     int rc = stage->quantizer->analyse(&context, &run->analysis);

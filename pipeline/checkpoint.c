@@ -44,6 +44,7 @@ void checkpoint_deinit(struct checkpoint *checkpoint)
 int checkpoint_open(struct checkpoint *checkpoint, const struct gpu *gpu, bool waits)
 {
     checkpoint->waits = waits;
+    checkpoint->restarts = false;
     checkpoint->store_count = 0;
     checkpoint->saved_at = clock_monotonic_seconds();
     return block_writer_new(gpu, &checkpoint->writer);
@@ -130,6 +131,10 @@ int checkpoint_resume(struct checkpoint *checkpoint, int64_t *first_block)
     bool damaged = false;
     int rc = 0;
 
+    if (checkpoint->restarts) {
+        *first_block = 0;
+        return 0;
+    }
     for (; checkpoint->store_count > 0 && first > 0; first--) {
         const struct saved_block *block = &checkpoint->blocks[first - 1];
         if (block->activation_count == 0) {
@@ -170,6 +175,9 @@ static bool save_due(const struct checkpoint *checkpoint, int64_t index)
     double cost = save_cost(checkpoint);
     bool last = index + 1 == checkpoint->block_count;
 
+    if (checkpoint->restarts) {
+        return false;
+    }
     return last || cost < SAVE_FREE_SECONDS || clock_monotonic_seconds() - checkpoint->saved_at > cost / SAVE_SHARE;
 }
 

@@ -24,7 +24,8 @@ struct checkpoint {
     int64_t rows;      /* report rows of these */
 
     /* of an attempt at the run */
-    bool waits; /* a block is on disk before the next one begins */
+    bool waits;    /* a block is on disk before the next one begins */
+    bool restarts; /* activations are not saved: blocks need more than those of the stores that there are */
     struct block_writer *writer;
     struct pending pending;
     double saved_at; /* monotonic seconds: when activations were saved */

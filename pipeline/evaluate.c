@@ -133,9 +133,11 @@ int evaluate_block(struct run *run, struct activations *store, struct block *blo
 {
     const struct plan *plan = block->plan;
     struct activations *stores[PLAN_VALUES_MAX];
-    plan_set have = PLAN_BIT(0);
+    plan_set have = plan->inputs;
+    int path = store == run->evaluation.float_model ? 0 : 1;
 
     memcpy(stores, run->evaluation.stores, sizeof(stores));
+    memcpy(stores + PLAN_SHARED_STORE, run->evaluation.shared[path], sizeof(run->evaluation.shared[path]));
     stores[0] = store;
     for (int s = 0; s < plan->step_count; s++) {
         if (plan->steps[s].kind == STEP_EXPERTS) {
@@ -144,7 +146,7 @@ int evaluate_block(struct run *run, struct activations *store, struct block *blo
             have = kept_for_experts(plan, s) | PLAN_BIT(plan->steps[s].out);
         }
     }
-    return evaluate_pass(run, stores, block, have, PLAN_BIT(plan->output));
+    return evaluate_pass(run, stores, block, have, PLAN_BIT(plan->output) | plan->given);
 }
 
 static int all_losses(struct run *run, struct slices *s, struct gpu_nll *before, struct gpu_nll *after)

@@ -38,7 +38,7 @@ int64_t memory_plan_turn(const struct plan_experts *experts, int64_t expert_byte
 
 static void add_plan(const struct plan *plan, int64_t expert_bytes, struct sizes *s)
 {
-    int64_t weights = 0, branch = 0, experts = 0;
+    int64_t weights = 0, branch = 0, experts = 0, tokens = 0;
 
     for (int g = 0; g < plan->group_count; g++) {
         const struct plan_group *group = &plan->groups[g];
@@ -62,13 +62,18 @@ static void add_plan(const struct plan *plan, int64_t expert_bytes, struct sizes
         experts = e == NULL ? experts
                             : plan_larger(experts, e->plan->columns[REGION_KEPT] + e->plan->columns[REGION_WORK] +
                                                        3 * e->top_k); /* who goes where */
+        if (plan->steps[i].kind == STEP_TOKENS) {
+            int64_t width = plan->values[0].width, columns = plan->values[plan->steps[i].out].width;
+            tokens = 2 * (width + columns); /* embeddings and rows, as stored and as F32 */
+            weights += width * columns;
+        }
     }
     s->pools = s->pools || experts > 0;
     s->weights = plan_larger(s->weights, weights);
     s->widest = plan_larger(s->widest, plan->widest_input);
     s->tallest = plan_larger(s->tallest, plan->tallest);
     s->kept = plan_larger(s->kept, plan->columns[REGION_KEPT]);
-    s->work = plan_larger(s->work, plan->columns[REGION_WORK] + experts);
+    s->work = plan_larger(s->work, plan->columns[REGION_WORK] + experts + tokens);
 }
 
 static struct sizes sizes_of(const struct plans *plans, int64_t expert_bytes)
@@ -110,7 +115,8 @@ static struct sizes sizes_listed(const struct recipe *recipe, const struct model
  * as much as the values other than the residual stream. */
 static int64_t microbatch_bytes(const struct sizes *s, const struct model_config *c, int64_t tokens)
 {
-    int64_t scratch = s->work + s->widest + c->head_dim, operations = s->kept - c->hidden_size;
+    int64_t scratch = s->work + s->widest + plan_larger(c->head_dim, c->full_head_dim);
+    int64_t operations = s->kept - c->hidden_size;
 
     return tokens * (s->kept + 2 * scratch + operations) * (int64_t)sizeof(float);
 }

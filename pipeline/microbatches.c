@@ -72,6 +72,7 @@ struct microbatch microbatches_at(const struct microbatches *batches, const stru
 
     (void)block_values_init(&batch.values, plan, sequences == batches->batch ? batches->scratch : batches->rest_scratch,
                             &batches->kept);
+    batch.values.ids = batches->set->ids + batch.first;
     return batch;
 }
 

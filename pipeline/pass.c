@@ -71,7 +71,7 @@ int pass_steps(const struct plan *plan, plan_set have, plan_set want, plan_set *
 plan_set pass_kept_before(const struct plan *plan, int group)
 {
     if (group == 0) {
-        return PLAN_BIT(0);
+        return plan->inputs;
     }
     const struct plan_group *last = &plan->groups[group - 1];
     bool experts = last->expert >= 0 && (group == plan->group_count || plan->groups[group].step != last->step);

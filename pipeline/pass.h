@@ -14,5 +14,5 @@ void pass_place(struct run *run, struct activations *const *stores, struct micro
 int pass_write(struct run *run, struct activations *const *stores, const struct microbatch *b, plan_set values);
 /* plan_steps, or ERR_INTERNAL. */
 int pass_steps(const struct plan *plan, plan_set have, plan_set want, plan_set *steps, plan_set *used);
-/* What is kept when the pass to a group begins; after the last group: to the layer's output. */
+/* What is kept when the pass to a group begins: to the first the layer's inputs; after the last: to its output. */
 plan_set pass_kept_before(const struct plan *plan, int group);

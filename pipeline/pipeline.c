@@ -88,9 +88,37 @@ static int open_value_stores(struct run *run, const struct microbatches *batches
     return 0;
 }
 
+/* What blocks of a set give to later ones, to `out` by number. The stores outlive blocks without being saved: a resume
+ * begins with the embeddings. */
+static int open_shared_stores(struct run *run, const struct microbatches *batches, const char *stem,
+                              struct activations **out)
+{
+    const struct plans *plans = model_plans(run->p->model);
+    int64_t columns[PLAN_SHARED_MAX] = {0};
+    char name[32];
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        for (int v = 0; v < plan->value_count; v++) {
+            if (plan->values[v].shared > 0) {
+                columns[plan->values[v].shared - 1] = plan->values[v].width;
+            }
+        }
+    }
+    for (int i = 0; i < PLAN_SHARED_MAX; i++) {
+        if (columns[i] > 0) {
+            snprintf(name, sizeof(name), "%s-shared-%d", stem, i);
+            TRY(new_store(run, name, batches, columns[i], &out[i]));
+            run->checkpoint->restarts = true;
+        }
+    }
+    return 0;
+}
+
 static int open_calibration_stores(struct run *run)
 {
     TRY(new_store(run, "calibration", &run->calibration, run->config->hidden_size, &run->stores[0]));
+    TRY(open_shared_stores(run, &run->calibration, "values", run->stores + PLAN_SHARED_STORE));
     return open_value_stores(run, &run->calibration, "values", STORES_CALIBRATION, run->stores);
 }
 
@@ -105,12 +133,15 @@ static int open_stores(struct run *run)
     if (run->reference.batches.set != NULL) {
         struct reference *reference = &run->reference;
         TRY(new_store(run, "reference", &reference->batches, c->hidden_size, &reference->stores[0]));
+        TRY(open_shared_stores(run, &reference->batches, "reference", reference->stores + PLAN_SHARED_STORE));
         TRY(open_value_stores(run, &reference->batches, "reference", STORES_REFERENCE, reference->stores));
     }
     if (run->evaluation.batches.set != NULL) {
         struct evaluation *e = &run->evaluation;
         TRY(new_store(run, "eval_float", &e->batches, c->hidden_size, &e->float_model));
         TRY(new_store(run, "eval_quant", &e->batches, c->hidden_size, &e->quantized));
+        TRY(open_shared_stores(run, &e->batches, "eval_float", e->shared[0]));
+        TRY(open_shared_stores(run, &e->batches, "eval_quant", e->shared[1]));
         TRY(open_value_stores(run, &e->batches, "eval", STORES_EVALUATION, e->stores));
     }
     checkpoint_add(checkpoint, "calibration", run->stores[0], false);
@@ -128,6 +159,9 @@ static void close_run(struct run *run)
         activations_free(run->stores[i]);
         activations_free(run->reference.stores[i]);
         activations_free(run->evaluation.stores[i]);
+    }
+    for (int i = 0; i < 2 * PLAN_SHARED_MAX; i++) {
+        activations_free(run->evaluation.shared[i / PLAN_SHARED_MAX][i % PLAN_SHARED_MAX]);
     }
     activations_free(run->evaluation.float_model);
     activations_free(run->evaluation.quantized);

@@ -109,10 +109,11 @@ static double residual_share(struct run *run, int module)
     return targets.residual_share;
 }
 
-/* What the path has when all before a group is done: its stream, and what experts before the group added up. */
+/* What the path has when all before a group is done: its stream, what the layer takes, and what experts before the
+ * group added up. */
 static plan_set kept_before(const struct plan *plan, int group)
 {
-    plan_set kept = PLAN_BIT(plan_residual_before(plan, group));
+    plan_set kept = PLAN_BIT(plan_residual_before(plan, group)) | plan_taken(plan);
 
     for (int s = 0; s < plan->step_count; s++) {
         bool before = group == plan->group_count || s < plan->groups[group].step;
@@ -132,12 +133,15 @@ static int run_steps(struct run *run, const struct block *reference, struct micr
     return block_run(reference, &b->values, steps);
 }
 
-/* On to the next sum of the residual stream. open: values of the micro-batch that are there already. */
+/* On to the next sum of the residual stream, and to the first with what the layer gives. open: values of the
+ * micro-batch that are there already. */
 static int reference_advance(struct run *run, const struct block *reference, plan_set have, plan_set open, int next,
                              struct microbatch *b)
 {
-    TRY(run_steps(run, reference, b, have, open, PLAN_BIT(next)));
-    return pass_write(run, run->reference.stores, b, PLAN_BIT(next));
+    plan_set made = PLAN_BIT(next) | ((have & PLAN_BIT(0)) != 0 ? reference->plan->given : 0);
+
+    TRY(run_steps(run, reference, b, have, open, made));
+    return pass_write(run, run->reference.stores, b, made);
 }
 
 /* Whether a sum of the stream comes between a group and the next one, and somebody is going to read it. */

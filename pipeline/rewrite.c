@@ -40,6 +40,7 @@ static int make_values(const struct rewrite_data *d, int64_t i, plan_set want, s
     if ((used & PLAN_BIT(0)) != 0) {
         TRY(microbatch_read(b, 0, run->stores[0], ACTIVATIONS_IN, run->p->gpu, run->stream));
     }
+    used |= d->group->kept & plan_taken(d->block->plan); /* a search runs on from the group's input */
     pass_place(run, run->stores, b, want & ~used & ~plan_sources(d->block->plan, d->group));
     return pass_run(run, run->stores, d->block, b, steps, used & ~PLAN_BIT(0));
 }
@@ -247,7 +248,7 @@ static int rewrite_groups(struct rewrite_data *data)
 
 int block_rewrite(struct run *run, struct block *block)
 {
-    struct rewrite_data data = {.run = run, .block = block, .have = PLAN_BIT(0)};
+    struct rewrite_data data = {.run = run, .block = block, .have = block->plan->inputs};
 
     if (!recipe_rewrites(run->p->recipe) || run->calibration.set == NULL) {
         return 0;

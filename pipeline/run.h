@@ -21,6 +21,8 @@ struct evaluation {
     struct microbatches batches;                 /* set NULL: there is none */
     struct activations *float_model, *quantized; /* the residual stream of each path */
     struct activations *stores[PLAN_VALUES_MAX]; /* what else is kept in a block, by plan_storage.store; 0: NULL */
+    struct activations
+        *shared[2][PLAN_SHARED_MAX]; /* what blocks give to later ones: in float, quantized; NULL: none */
 };
 
 struct run {

@@ -305,8 +305,9 @@ static int awq_search_init(struct awq_search *search)
     TRY(mem_array(&search->weights, columns));
     TRY(mem_array(&search->factors, columns));
     TRY(mem_array(&search->readers, (size_t)context->group->count));
-    if (!plan_steps(plan_of_group(context->block->plan, context->group), PLAN_BIT(context->group->input),
-                    PLAN_BIT(context->group->branch), &search->steps, &used)) {
+    const struct plan *plan = plan_of_group(context->block->plan, context->group);
+    if (!plan_steps(plan, PLAN_BIT(context->group->input) | plan_taken(plan), PLAN_BIT(context->group->branch),
+                    &search->steps, &used)) {
         return err_raise(ERR_INTERNAL, "the branch of value %d does not follow from it", context->group->input);
     }
     TRY(block_view(context->block, &search->trial));

@@ -16,13 +16,18 @@ static struct plan_experts experts_spec(struct plan_builder *b, const struct mod
                                    .group_top_k = c->expert_group_top_k,
                                    .group_pairs = names->group_pairs,
                                    .scale_input = names->scale_input,
-                                   .has_bias = names->bias != NULL};
+                                   .has_bias = names->bias != NULL,
+                                   .has_scale = names->scale != NULL};
 
     if (names->bias != NULL) {
         experts.bias = plan_parameter(
             b, names->bias_rank == 2
                    ? &(struct plan_parameter){.path = names->bias, .shape = {1, c->num_experts}, .rank = 2}
                    : &(struct plan_parameter){.path = names->bias, .shape = {c->num_experts}, .rank = 1});
+    }
+    if (names->scale != NULL) {
+        experts.scale =
+            plan_parameter(b, &(struct plan_parameter){.path = names->scale, .shape = {c->num_experts}, .rank = 1});
     }
     return experts;
 }
@@ -83,7 +88,13 @@ static void store_stacked(struct plan_builder *expert, const struct model_config
 
 int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names)
 {
-    int logits = plan_router(b, in, names->router, NULL, c->num_experts, names->router_bias);
+    return families_routed(b, c, in, plan_router(b, in, names->router, NULL, c->num_experts, names->router_bias),
+                           names);
+}
+
+int families_routed(struct plan_builder *b, const struct model_config *c, int in, int logits,
+                    const struct family_experts *names)
+{
     /* First, so that no group comes after the experts': their sum is then read by the addition alone. */
     int shared = c->shared_size > 0 ? shared_expert(b, c, in, names) : -1;
     const struct plan_experts experts = experts_spec(b, c, names);

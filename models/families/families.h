@@ -48,11 +48,12 @@ struct family_stacked {
 struct family_experts {
     const char *router, *path, *gate, *up, *down, *fused; /* gate NULL: what up makes is activated by itself */
     enum plan_scores scores;
-    double epsilon;   /* of the sum that chosen scores are divided by */
-    bool group_pairs; /* plan_experts */
-    bool scale_input; /* plan_experts */
-    const char *bias; /* the parameter that is added to scores for the choice; NULL: none */
-    int bias_rank;    /* 2: it is stored as [1, experts] */
+    double epsilon;    /* of the sum that chosen scores are divided by */
+    bool group_pairs;  /* plan_experts */
+    bool scale_input;  /* plan_experts */
+    const char *bias;  /* the parameter that is added to scores for the choice; NULL: none */
+    int bias_rank;     /* 2: it is stored as [1, experts] */
+    const char *scale; /* the parameter with a factor for the score of each expert once it is chosen; NULL: none */
     bool router_bias, expert_bias;
     enum plan_activation activation;
     const struct family_stacked *stacked; /* NULL: each expert's linears have tensors of their own */
@@ -72,6 +73,9 @@ struct family_experts {
 int families_latent_attention(struct plan_builder *b, const struct model_config *c, int in);
 /* A choice of experts in an MLP's place, each a gated SiLU, and what a shared expert adds. */
 int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names);
+/* The same by the scores of a router that the family has placed. */
+int families_routed(struct plan_builder *b, const struct model_config *c, int in, int logits,
+                    const struct family_experts *names);
 
 /* What families with fused linears call them, and how these are laid out. */
 struct family_fused {
@@ -123,6 +127,7 @@ int family_granite_moe_plan(const struct model_config *c, int64_t layer, struct 
 int family_olmoe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_gemma2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_gemma3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_gemma4_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_cohere2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmo2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_phi3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
@@ -143,8 +148,10 @@ int family_opt_configure(const json_t *config, struct model_config *c);
 int family_starcoder2_configure(const json_t *config, struct model_config *c);
 int family_phi_configure(const json_t *config, struct model_config *c);
 int family_gpt_oss_configure(const json_t *config, struct model_config *c);
+int family_gemma4_configure(const json_t *config, struct model_config *c);
 int family_llama4_configure(const json_t *config, struct model_config *c);
 
+extern const struct arch arch_gemma4; /* gemma4.c */
 /* rows_experts.c: the rows of families with experts. */
 extern const struct arch arch_gpt_oss, arch_granite_moe, arch_dots1, arch_flex_olmo, arch_deepseek_v2, arch_deepseek_v3,
     arch_ernie_moe, arch_glm4_moe, arch_glm4_moe_lite, arch_llama4, arch_olmoe, arch_qwen2_moe;

@@ -32,6 +32,7 @@ MEMBERS = {
           "mamba_d_state": 16},
     "deepseek_v2": {"topk_method": "group_limited_greedy", "n_group": 2},
     "deepseek_v3": {"n_group": 2},
+    "gemma4_text": {"vocab_size_per_layer_input": VOCABULARY, "attention_k_eq_v": True, "num_global_key_value_heads": 1},
     "dots1": {"n_shared_experts": 1},
     "llama4_text": {"num_local_experts": 4, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 96, "attention_chunk_size": 24,
                     "floor_scale": 16},

@@ -78,7 +78,7 @@ class Setting:
                 "calibration": {"file_id": self.files["calibration"], "num_samples": 0, "sequence_length": LENGTH, "packing": False,
                                 "shuffle": False},
                 "evaluation": {"file_id": self.files["evaluation"], "sequence_length": LENGTH}})
-            assert not [row for row in self.quantd.report(job)["layers"] if row["module"].endswith((".gate", "_gate"))]
+            assert not [row for row in self.quantd.report(job)["layers"] if row["module"].endswith((".gate", "expert_gate"))]
             self.made[key] = self.quantd.download(job, self.root / f"artifact-{len(self.made)}"), job
         return self.made[key]
 

@@ -28,10 +28,12 @@ CASES = {
     "olmo3": (test_forward.olmo3, {}),
     "gemma2": (test_forward.gemma2, {"head_dim": 32}),
     "gemma3": (test_forward.gemma3, {"head_dim": 32}),
+    "gemma4": (test_forward.gemma4, {**test_forward.SHARED, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4,
+                                     "num_kv_shared_layers": 2, "head_dim": 32, "global_head_dim": 64, "attention_k_eq_v": True}),
     "cohere2": (test_forward.cohere2, {}),
 }
 # Experts of one tensor load from dense checkpoints alone (test_shared_experts.py).
-COMPOSITES = {**{name: test_forward.COMPOSITES[name] for name in ("gemma3-images", "mistral3", "llava")},
+COMPOSITES = {**{name: test_forward.COMPOSITES[name] for name in ("gemma3-images", "gemma4-images", "mistral3", "llava")},
               "llama4-images": (lambda: test_forward.llama4_composite(moe_layers=[]), transformers.Llama4ForConditionalGeneration)}
 REQUESTS = {"rtn": ("rtn", FOUR), "gptq": ("gptq", FOUR), "awq": ("awq", {"group_size": 32, "sym": True}),
             "fp8-weights": ("fp8", {"activation_scheme": "none"})}
@@ -99,6 +101,16 @@ def test_passes_through(setting):
     loaded = setting.model_class.from_pretrained(folder, dtype=torch.float32).state_dict()
     towers = [name for name in source if "language_model" not in name and "lm_head" not in name]
     assert towers and all(torch.equal(source[name], loaded[name]) for name in towers)
+
+
+def test_perplexities(setting):
+    """Values that cross layers reach the evaluation, on both paths: quantd says the perplexities that transformers finds."""
+    if not setting.name.startswith("gemma4"):
+        pytest.skip("no value but the residual stream crosses layers")
+    dense, job = setting.artifact(*REQUESTS["gptq"], "dense")
+    for folder, when in ((setting.root / "model", "before"), (dense, "after")):
+        model = setting.model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        assert test_experts.perplexity(model, setting.ids) == pytest.approx(job["result"][f"perplexity_{when}"], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", FOLDS)

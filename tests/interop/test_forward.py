@@ -215,6 +215,11 @@ def gemma3(**more):
                                             "query_pre_attn_scalar": 40, **more})
 
 
+def gemma4(**more):
+    return transformers.Gemma4TextConfig(**{**SHAPE, "head_dim": 24, "global_head_dim": 40, "sliding_window": 11, "num_hidden_layers": 7,
+                                            "hidden_size_per_layer_input": 0, **more})
+
+
 def cohere2(**more):
     return transformers.Cohere2Config(**{**SHAPE, "num_hidden_layers": 4, "sliding_window": 11, "logit_scale": 0.7, **more})
 
@@ -238,6 +243,9 @@ WINDOWS = ["full_attention", "sliding_attention", "full_attention", "sliding_att
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "mscale": 0.7, "mscale_all_dim": 0.9, "beta_fast": 32,
         "beta_slow": 1, "original_max_position_embeddings": 32}
+# Keys and values of earlier layers, and inputs of each layer, without which transformers cannot run such layers.
+SHARED = {"layer_types": ["sliding_attention", "full_attention"] * 3, "num_hidden_layers": 6, "num_kv_shared_layers": 3, "use_double_wide_mlp": True,
+          "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 170}
 CASES = {
     "llama": (llama, {}),
     "llama-all-heads": (llama, {"num_key_value_heads": 4, "rope_theta": 5000.0}),
@@ -351,6 +359,14 @@ CASES = {
     "gemma3-tables": (gemma3, {"layer_types": WINDOWS, "num_hidden_layers": 4, "tie_word_embeddings": False, "rope_parameters": {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
+    "gemma4": (gemma4, {}),
+    "gemma4-one": (gemma4, {"layer_types": WINDOWS[::-1], "num_hidden_layers": 4, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+                            "attention_bias": True, "tie_word_embeddings": False, "final_logit_softcapping": 9.0, "rope_parameters": {
+                                "full_attention": {"rope_type": "proportional", "rope_theta": 2e5, "partial_rotary_factor": 0.6, "factor": 2.0},
+                                "sliding_attention": {"rope_type": "default", "rope_theta": 7000.0}}}),
+    "gemma4-shared": (gemma4, SHARED),
+    "gemma4-moe": (gemma4, {"num_hidden_layers": 3, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 3,
+                            "moe_intermediate_size": 40}),
     "cohere2": (cohere2, {}),
     "cohere2-layers": (cohere2, {"layer_types": WINDOWS, "attention_bias": True, "tie_word_embeddings": False}),
     "qwen3-moe-one": (qwen3_moe, {"num_experts": 1, "num_experts_per_tok": 1}),
@@ -382,11 +398,15 @@ def disturb(model):
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
+                if model.config.get_text_config().model_type == "gemma4_text" and name.endswith("q_norm.weight"):
+                    parameter.mul_(0.2)  # as scores are not scaled, attention would see one token, and magnify rounding
             elif name.endswith(".gate.weight"):  # a router, which some families leave at zero
                 parameter.normal_(0, 0.3)
         for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
             if name.endswith("e_score_correction_bias"):
                 tensor.copy_(torch.randn_like(tensor) * 0.2)
+            elif name.endswith("layer_scalar"):
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
     return model.eval()
 
 
@@ -429,6 +449,17 @@ def test_half_precision_weights(build, dtype, tmp_path):
     compare(tmp_path / "model", tmp_path)
 
 
+def test_unread(tmp_path):
+    """Linears that layers would have without the keys and values that they take."""
+    make(gemma4(**SHARED)).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    for name in ("k_proj", "v_proj", "k_norm"):
+        tensors[f"model.layers.5.self_attn.{name}.weight"] = tensors[f"model.layers.1.self_attn.{name}.weight"] + 1
+    safetensors.torch.save_file(tensors, path, {"format": "pt"})
+    compare(tmp_path / "model", tmp_path)
+
+
 def test_shards(tmp_path):
     make(llama()).save_pretrained(tmp_path / "model", max_shard_size="100KB")
     assert len(list((tmp_path / "model").glob("model-*.safetensors"))) > 2
@@ -466,9 +497,19 @@ def llama4_composite(**more):
     return transformers.Llama4Config(text_config=text.to_dict(), vision_config=vision, image_token_index=3, boi_token_index=4, eoi_token_index=5)
 
 
+def gemma4_composite():
+    text = {**SHAPE, "intermediate_size": 192, "head_dim": 24, "global_head_dim": 40, "sliding_window": 11, "attention_k_eq_v": True,
+            "num_hidden_layers": 4, "layer_types": WINDOWS[::-1], "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 32,
+            "vocab_size_per_layer_input": 160, "use_bidirectional_attention": "vision"}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+              "head_dim": 16, "patch_size": 4, "position_embedding_size": 16}
+    return transformers.Gemma4Config(text_config=text, vision_config=vision, image_token_id=3, video_token_id=4, audio_token_id=5)
+
+
 # Llama 4's composite class reads this member of its language model's output, which transformers 5.24 does not give it.
 transformers.modeling_outputs.MoeCausalLMOutputWithPast.image_outputs = None
 COMPOSITES = {"gemma3-images": (gemma3_composite, transformers.Gemma3ForConditionalGeneration),
+              "gemma4-images": (gemma4_composite, transformers.Gemma4ForConditionalGeneration),
               "llama4": (llama4_composite, transformers.Llama4ForConditionalGeneration),
               "mistral3": (mistral3_composite, transformers.Mistral3ForConditionalGeneration),
               "qwen3.5": (qwen3_5_composite, transformers.Qwen3_5ForConditionalGeneration),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from daemon import Daemon
 from test_experts import REQUESTS, TOLERANCE, Setting, decompress, difference, load, logits_of, some_ids
-from test_forward import deepseek_v2, deepseek_v3, ernie_moe, forward, glm4_moe, gpt_oss, granite_hybrid, granite_moe, llama4, olmoe, qwen2_moe
+from test_forward import deepseek_v2, deepseek_v3, ernie_moe, forward, gemma4, glm4_moe, gpt_oss, granite_hybrid, granite_moe, llama4, olmoe, qwen2_moe
 
 # Widths that groups of 32 divide.
 LATENT = {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "intermediate_size": 128,
@@ -32,6 +32,8 @@ STACKED = {
     "granite-moe": (granite_moe, {"intermediate_size": 64}),
     "granite-hybrid": (granite_hybrid, {"intermediate_size": 64, "num_local_experts": 8, "num_experts_per_tok": 3}),
     "llama4": (llama4, {"intermediate_size": 64, "intermediate_size_mlp": 128, "head_dim": 32}),
+    "gemma4": (gemma4, {"intermediate_size": 128, "head_dim": 32, "global_head_dim": 64, "num_hidden_layers": 3, "enable_moe_block": True,
+                        "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 64}),
 }
 NAMES = ("rtn", "gptq", "awq", "awq-sym", "smoothquant", "fp8")
 IN_FLOAT = ("embed_tokens.weight", "lm_head.weight", ".gate.weight", "shared_expert_gate.weight", "e_score_correction_bias")

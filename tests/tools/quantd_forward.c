@@ -25,6 +25,7 @@ struct forward {
     int64_t sequences, length;
     int32_t *ids;
     struct tensor x;
+    struct tensor shared[PLAN_SHARED_MAX]; /* what layers gave to later ones; data NULL: nothing yet */
     int out_fd;
 };
 
@@ -68,6 +69,23 @@ static int embed(struct forward *f)
     return rc;
 }
 
+/* A value that crosses layers has one place in all of them. */
+static int bind_shared(struct forward *f, struct block_values *values, int v)
+{
+    const struct plan_value *value = &values->plan->values[v];
+    const int64_t shape[2] = {f->sequences * f->length, value->width};
+
+    if (value->shared == 0) {
+        return 0;
+    }
+    struct tensor *shared = &f->shared[value->shared - 1];
+    if (shared->data == NULL) {
+        TRY(gpu_tensor_new(&f->gpu, DTYPE_F32, 2, shape, shared));
+    }
+    block_value_bind(values, v, shared->data);
+    return 0;
+}
+
 static int forward(struct forward *f, struct block *block, struct block_scratch *scratch, int64_t layer)
 {
     struct block_values values;
@@ -80,6 +98,10 @@ static int forward(struct forward *f, struct block *block, struct block_scratch 
     }
     TRY(block_values_init(&values, block->plan, scratch, NULL));
     block_value_bind(&values, 0, f->x.data);
+    values.ids = f->ids;
+    for (int v = 0; v < block->plan->value_count; v++) {
+        TRY(bind_shared(f, &values, v));
+    }
     return block_run(block, &values, ~(plan_set)0);
 }
 
@@ -162,6 +184,9 @@ int main(int argc, char **argv)
     }
     if (f.gpu.ops != NULL) {
         gpu_tensor_free(&f.gpu, &f.x);
+        for (int i = 0; i < PLAN_SHARED_MAX; i++) {
+            gpu_tensor_free(&f.gpu, &f.shared[i]);
+        }
         f.gpu.ops->stream_free(f.stream);
         gpu_close(&f.gpu);
     }

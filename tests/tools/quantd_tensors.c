@@ -66,6 +66,12 @@ static void add_outsides(json_t *tensors, const struct model_config *c)
     if (row->head_bias) {
         add_outside(tensors, row->head, "bias", c->vocab_size, 0, "vector");
     }
+    if (c->token_columns > 0) {
+        int64_t columns = c->num_layers * c->token_columns;
+        add_outside(tensors, row->tokens[MODEL_TOKENS_TABLE], "weight", c->token_rows, columns, "embedding");
+        add_outside(tensors, row->tokens[MODEL_TOKENS_PROJECTION], "weight", columns, c->hidden_size, "matrix");
+        add_outside(tensors, row->tokens[MODEL_TOKENS_NORM], "weight", c->token_columns, 0, "norm");
+    }
 }
 
 /* "<prefix><path>", or what the plan says instead of the path's own member. */

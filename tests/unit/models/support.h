@@ -94,8 +94,15 @@ static inline void support_add_layer(struct support *s, const struct plans *plan
         }
     }
     for (int i = 0; i < plan->norm_count; i++) {
-        snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)layer, plan->norms[i].path);
-        support_add(s, name, plan->norms[i].size, 0);
+        if (plan->norms[i].path != NULL) {
+            snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)layer, plan->norms[i].path);
+            support_add(s, name, plan->norms[i].size, 0);
+        }
+    }
+    for (int i = 0; i < plan->parameter_count; i++) {
+        const struct plan_parameter *p = &plan->parameters[i];
+        snprintf(name, sizeof(name), "model.layers.%lld.%s", (long long)layer, p->path);
+        support_add(s, name, p->shape[0], p->rank == 2 ? p->shape[1] : 0);
     }
 }
 
@@ -115,6 +122,11 @@ static inline void support_init(struct support *s, const char *config)
     support_add(s, "model.norm.weight", c.hidden_size, 0);
     if (!c.tie_word_embeddings) {
         support_add(s, "lm_head.weight", c.vocab_size, c.hidden_size);
+    }
+    if (c.token_columns > 0) {
+        support_add(s, "model.embed_tokens_per_layer.weight", c.token_rows, c.num_layers * c.token_columns);
+        support_add(s, "model.per_layer_model_projection.weight", c.num_layers * c.token_columns, c.hidden_size);
+        support_add(s, "model.per_layer_projection_norm.weight", c.token_columns, 0);
     }
     ck_assert_rc_ok(plans_new(&c, &plans));
     for (int64_t layer = 0; layer < c.num_layers; layer++) {

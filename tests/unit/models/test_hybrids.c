@@ -1,4 +1,5 @@
-/* Families whose layers are recurrences: their plans, what config.json may say, passes from what is kept, and folds. */
+/* Families whose layers are recurrences: their plans, what config.json may say, passes from what is kept, and folds;
+ * passes and folds of Gemma 4's two kinds of layers, too. */
 
 #include "models/block.h"
 #include "tests/unit/models/small_config.h"
@@ -26,6 +27,9 @@
 #define GRANITE_EXPERTS                                                                                         \
     "{\"mamba_n_heads\":8,\"mamba_d_state\":8,\"mamba_d_head\":16,\"shared_intermediate_size\":40,\"num_local_" \
     "experts\":4,\"num_experts_per_tok\":2,\"layer_types\":[\"mamba\",\"attention\",\"mamba\",\"attention\"]}"
+#define GEMMA                                                                                                     \
+    "{\"hidden_size_per_layer_input\":0,\"head_dim\":16,\"global_head_dim\":32,\"num_global_key_value_heads\":1," \
+    "\"attention_k_eq_v\":true}"
 
 static struct plans *plans_of(const char *architecture, const char *more)
 {
@@ -279,7 +283,8 @@ static const struct {
     int64_t layer;
 } layers[] = {{"Qwen3_5ForCausalLM", QWEN, 0},       {"Qwen3_5ForCausalLM", QWEN, 3},
               {"NemotronHForCausalLM", NEMOTRON, 0}, {"NemotronHForCausalLM", NEMOTRON, 1},
-              {"NemotronHForCausalLM", NEMOTRON, 2}, {"GraniteMoeHybridForCausalLM", GRANITE, 0}};
+              {"NemotronHForCausalLM", NEMOTRON, 2}, {"GraniteMoeHybridForCausalLM", GRANITE, 0},
+              {"Gemma4ForCausalLM", GEMMA, 0},       {"Gemma4ForCausalLM", GEMMA, 3}};
 
 /* The passes in a row, each from what the one before it kept, are the forward to the bit. */
 START_TEST(test_passes)
