@@ -197,17 +197,17 @@ def test_nf4_bytes(quantd, tokens, checkpoints, tmp_path, double):
 STATIC = {"activation_dynamic": False}
 TARGETS = [
     ("tiny-llama-outlier", "smoothquant", {**STATIC, "float_inputs": ["down_proj"]}, "compressed-tensors", 64, 8.78),
+    ("tiny-llama-outlier", ["smoothquant", "gptq"], STATIC, "compressed-tensors", 64, 1.01),
+    ("tiny-llama-outlier", "nf4", {"bnb_4bit_use_double_quant": True}, "bitsandbytes", 128, 8.4209),
+    ("tiny-llama", "fp8", {"granularity": "per_tensor", "activation_scheme": "static"}, "compressed-tensors", 128, 1.003),
+]
+# Methods' defaults, which test_methods.py holds to the same bounds, the other checkpoint, and what differs in one parameter.
+MORE_TARGETS = [
     ("tiny-llama-outlier", "smoothquant", STATIC, "compressed-tensors", 64, 1.01),
     ("tiny-llama-outlier", "smoothquant", {**STATIC, "smooth_down": False, "smoothing_strength": 0.5}, "compressed-tensors", 64, 1.01),
-    ("tiny-llama-outlier", ["smoothquant", "gptq"], STATIC, "compressed-tensors", 64, 1.01),
     ("tiny-llama-outlier", ["smoothquant", "gptq"], {"bits": 8, "group_size": -1}, "compressed-tensors", 64, 1.01),
-    ("tiny-llama-outlier", "nf4", {"bnb_4bit_use_double_quant": True}, "bitsandbytes", 128, 8.4209),
     ("tiny-llama", "nf4", {}, "bitsandbytes", 128, 8.3606),
-    ("tiny-llama", "fp8", {"granularity": "per_tensor", "activation_scheme": "static"}, "compressed-tensors", 128, 1.003),
     ("tiny-llama", "fp8", {"granularity": "block"}, "compressed-tensors", 128, 1.003),
-]
-# Methods' defaults, which test_methods.py holds to the same bounds, and the other checkpoint.
-MORE_TARGETS = [
     ("tiny-llama-outlier", "smoothquant", {}, "compressed-tensors", 64, 1.01),
     ("tiny-llama", "smoothquant", {}, "compressed-tensors", 64, 1.01),
     ("tiny-llama-outlier", "llm_int8", {}, "bitsandbytes", 64, 1.005),
@@ -233,7 +233,7 @@ def test_targets(quantd, trained, name, method, parameters, format_, windows, mo
     calibration, evaluation, known = trained
     job = quantd.run({
         "model": known[name], "method": method, "quantization": parameters, "output": {"format": format_},
-        "calibration": {"file_id": calibration, "num_samples": 0, "sequence_length": 256, "packing": False, "shuffle": False},
+        "calibration": {"file_id": calibration, "num_samples": 32, "sequence_length": 256, "packing": False, "shuffle": False},
         "evaluation": {"file_id": evaluation, "max_tokens": windows * 256}})
     before, after = job["result"]["perplexity_before"], job["result"]["perplexity_after"]
     print(f"{name} {method} {json.dumps(parameters)}: {before:.4f} -> {after:.4f} ({100 * (after / before - 1):+.3f} %)")

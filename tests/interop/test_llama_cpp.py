@@ -6,6 +6,7 @@ bits, and so does quantd when it measures a GGUF artifact, so the two perplexiti
 
 import json
 import math
+import os
 import urllib.request
 
 import pytest
@@ -34,7 +35,8 @@ class Runtime:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(path)
         parameters.n_ctx, parameters.n_parallel, parameters.warmup = length, 1, False
-        parameters.cpuparams.n_threads = 2
+        # They spin while they wait for each other: more of them than there are cores to spare cost several times the work.
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = int(os.environ.get("OMP_NUM_THREADS", 2))
         self.server, self.length = xllamacpp.Server(parameters), length
 
     def post(self, route, body):
@@ -79,7 +81,7 @@ def quantize(quantd, trained, model, method="ggml", **quantization):
     calibration, evaluation, _, known = trained
     return quantd.run({
         "model": known[model], "method": method, "quantization": quantization, "output": {"format": "gguf"},
-        "calibration": {"file_id": calibration, "num_samples": 0, "sequence_length": 256, "packing": False, "shuffle": False},
+        "calibration": {"file_id": calibration, "num_samples": 32, "sequence_length": 256, "packing": False, "shuffle": False},
         "evaluation": {"file_id": evaluation, "sequence_length": LENGTH}})
 
 

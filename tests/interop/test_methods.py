@@ -43,8 +43,8 @@ def jobs(quantd, shared):
     def run(model, method, more):
         job = quantd.run({
             "model": known[model], "method": method, **more,
-            "calibration": {"file_id": files["calibration"], "num_samples": 0, "sequence_length": 256, "packing": False, "shuffle": False},
-            **({} if method == "kv_analysis" else {"evaluation": {"file_id": files["evaluation"], "max_tokens": 64 * 256}})})
+            "calibration": {"file_id": files["calibration"], "num_samples": 32, "sequence_length": 256, "packing": False, "shuffle": False},
+            **({} if method == "kv_analysis" else {"evaluation": {"file_id": files["evaluation"], "max_tokens": 32 * 256}})})
         return job, quantd.report(job)
     return run
 

@@ -85,7 +85,9 @@ def test_daemon_answers_as_described(sender, document, tmp_path):
         headers = [] if sender == "none" else [w for name, value in quantd.authorization().items() for w in ("-H", f"{name}: {value}")]
         # What the generator throws away is its own affair, and stops an operation's examples where it is too much by chance.
         # First on objects that are there, until they are deleted; then all phases, of which stateful follows the links of what it makes.
-        runs = [(config, "examples,coverage,fuzzing")] * bool(known) + [(plain, "examples,coverage,fuzzing,stateful")]
+        # Coverage, of many requests at any number of examples, runs once by default: where objects are there.
+        again = "examples,coverage,fuzzing,stateful" if full else "examples,fuzzing,stateful"
+        runs = [(config, "examples,coverage,fuzzing")] * bool(known) + [(plain, again)]
         for settings, phases in runs:
             text = run(BIN / "schemathesis", "--config-file", settings, "run", url, "--phases", phases, "--max-examples", examples,
                        "--seed", "1", "--suppress-health-check", "filter_too_much", "--continue-on-failure", "--no-color", "--request-timeout", "90", *headers, cwd=tmp_path)

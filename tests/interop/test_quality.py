@@ -11,11 +11,13 @@ import models
 # checkpoint, method, options, share of the KL of symmetric "fast" gptq on the same checkpoint
 BOUNDS = (
     ("tiny-llama", "gptq", {"bits": 4, "group_size": 128}, 0.65),
+    ("tiny-llama-outlier", ["awq", "gptq"], {"bits": 2, "group_size": 64, "sym": True}, 0.6),
+)
+MORE_BOUNDS = (
     ("tiny-llama", "gptq", {"bits": 3, "group_size": 128}, 0.65),
     ("tiny-llama", "gptq", {"bits": 2, "group_size": 64}, 0.55),
     ("tiny-llama", "gptq", {"bits": 4, "group_size": 128, "sym": False}, 0.8),
     ("tiny-llama-outlier", ["awq", "gptq"], {"bits": 4, "group_size": 128, "sym": True}, 0.6),
-    ("tiny-llama-outlier", ["awq", "gptq"], {"bits": 2, "group_size": 64, "sym": True}, 0.6),
 )
 fast = {}
 
@@ -27,7 +29,8 @@ def run(quantd, model, method, options, calibration, evaluation, length):
     return job["result"], quantd.report(job)["layers"]
 
 
-@pytest.mark.parametrize("checkpoint, method, options, bound", BOUNDS, ids=lambda value: "" if isinstance(value, dict) else str(value))
+@pytest.mark.parametrize("checkpoint, method, options, bound",
+                         [*BOUNDS, *(pytest.param(*row, marks=pytest.mark.full) for row in MORE_BOUNDS)], ids=lambda value: "" if isinstance(value, dict) else str(value))
 def test_default_on_trained_checkpoints(quantd, shared, checkpoint, method, options, bound):
     model = quantd.register(checkpoint)
     sets = (quantd.upload(shared / "calibration.ndjson", "calibration"), quantd.upload(shared / "evaluation.ndjson", "evaluation"), 256)

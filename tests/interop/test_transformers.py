@@ -123,7 +123,7 @@ def test_trained(quantd, trained, tmp_path, format_, bits, group):
     job = quantd.run({
         "model": model, "method": "gptq", "quantization": {"bits": bits, "group_size": group, "sym": True},
         "output": {"format": format_},
-        "calibration": {"file_id": calibration, "num_samples": 0, "sequence_length": 256, "packing": False, "shuffle": False},
+        "calibration": {"file_id": calibration, "num_samples": 32, "sequence_length": 256, "packing": False, "shuffle": False},
         "evaluation": {"file_id": evaluation}})
     folder = quantd.download(job, tmp_path / "artifact")
     scales = [array for name, array in reference.read_folder(folder)[1].items() if name.endswith(("weight_scale", ".scales"))]

@@ -79,7 +79,7 @@ def found(quantd, shared, tmp_path_factory):
             continue
         job = quantd.run({
             "model": model, "method": method, "quantization": parameters, "output": {"format": format_},
-            "calibration": {"file_id": calibration, "num_samples": 64, "sequence_length": 256, "packing": False, "shuffle": False},
+            "calibration": {"file_id": calibration, "num_samples": 32, "sequence_length": 256, "packing": False, "shuffle": False},
             "evaluation": {"file_id": evaluation, "sequence_length": LENGTH}})
         said[name], folders[str(quantd.download(job, folder / name))] = job["result"]["perplexity_after"], name
         assert name not in NEGATIVE or least_scale(folder / name) < 0
