@@ -7,9 +7,9 @@ import resource
 import socket
 import time
 
-from harness import JOBS, NDJSON, SANITIZED, Daemon, Skip, equal, ids_records, main, new_job, succeed, true, wait_job, wait_until
+from harness import JOBS, NDJSON, SANITIZED, SLOWER, Daemon, Skip, equal, ids_records, main, new_job, succeed, true, wait_job, wait_until
 
-RECORDS = ids_records(120, 256, 2048)
+RECORDS = ids_records(120 // SLOWER, 256, 2048)
 LONG = {"calibration": {"stream": True, "num_samples": 0, "sequence_length": 256}}
 WITHIN = 1.0
 

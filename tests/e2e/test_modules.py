@@ -137,14 +137,15 @@ def device_of_its_own():
     few tokens held back, which a single code can move by per cents either way."""
     if not os.path.exists(os.path.join(SHIM, "quantd_gpu_cuda.so")):
         raise Skip("the shim was not built")
-    if not SANITIZED:  # the second comparison goes the way of the first, and each takes minutes there
+    if not SANITIZED:  # the second comparison goes the way of the first, as the second run does, and each takes minutes there
         compare_jobs(float_targets=False)
     compare_jobs(float_targets=True, refine_rounds=1)
 
 
 def compare_jobs(**quantization):
-    first, second = small_job(SHIM, "cuda:0", **quantization), small_job(SHIM, "cuda:0", **quantization)
-    equal(first, second, "the second run")
+    first = small_job(SHIM, "cuda:0", **quantization)
+    if not SANITIZED:
+        equal(first, small_job(SHIM, "cuda:0", **quantization), "the second run")
     cpu = small_job(SHIM, "cpu", **quantization)
     for what, bound in (("perplexity before", 0.002), ("mean loss on the inputs", 0.02), ("mean KL", 0.25)):
         print("  %s: cuda %.6g cpu %.6g" % (what, first[what], cpu[what]))
