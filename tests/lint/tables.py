@@ -30,10 +30,14 @@ CHECKED = """
 
 What tests check of each architecture, read from the tests.
 
-- forward pass: the logits of small random models are those of transformers, within 1e-4 (`tests/interop/test_forward.py`)
-- artifacts: a program that the artifact is for loads it, with the logits of the same weights in quantd (the other files of `tests/interop`)
+- forward pass: the logits of small random models are those of transformers, within 1e-4 (`tests/interop/test_forward.py`, `test_composites.py`)
+- artifacts: a program that the artifact is for loads it, with the logits of the same weights in quantd (the other files of `tests/interop`);
+  one of a composite as the complete model, whose other parts have the source's bits
 - tokenizer: ids of the pipelines that its published checkpoints have are those of the `tokenizers` library
 - digests: RTN, GPTQ, AWQ and SmoothQuant make the recorded bytes of a small model (`tests/golden`)
+
+A language model that exists within composites alone (`Qwen2VLTextModel`) has what is checked of these. A composite is checked with one of the
+language models that it may have.
 
 """
 
