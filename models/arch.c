@@ -269,6 +269,24 @@ static const struct arch olmo2 = {
     .default_norm_eps = 1e-5,
 };
 
+static const struct arch exaone4 = {
+    .name = "Exaone4ForCausalLM",
+    .model_type = "exaone4",
+    .plan = family_exaone4_plan,
+    LLAMA_NAMES,
+    .configure = family_exaone4_configure,
+    .full_nope = true,
+    .window = WINDOW_PATTERN,
+    .layer_types = LAYERS_WINDOWED,
+    .default_window = 4096,
+    .default_pattern = 4,
+    .default_heads = 32,
+    .default_kv_heads = 32,
+    .default_vocab = 102400,
+    .default_max_position = 2048,
+    .default_norm_eps = 1e-5,
+};
+
 static const struct arch *const rows[] = {&arch_deepseek_v2,
                                           &arch_deepseek_v3,
                                           &arch_dots1,
@@ -301,6 +319,7 @@ static const struct arch *const rows[] = {&arch_deepseek_v2,
                                           &arch_qwen3_vl,
                                           &arch_qwen3_vl_moe,
                                           &cohere2,
+                                          &exaone4,
                                           &gemma2,
                                           &gemma3,
                                           &granite,

@@ -74,15 +74,15 @@ static int parse_layer_types(const json_t *list, struct model_config *c)
     return 0;
 }
 
-/* Which layers have the window when layer_types does not say so. */
-static int parse_rule(const json_t *config, struct model_config *c)
+/* Which layers have the window when layer_types does not say so: sliding_window_pattern is not read where it does. */
+static int parse_rule(const json_t *config, struct model_config *c, bool listed)
 {
     const enum window_rule rule = c->arch->window;
     int64_t from = c->arch->default_window_from > 0 ? c->arch->default_window_from : 28;
     int64_t pattern = c->arch->default_pattern;
 
     TRY(config_count(config, "max_window_layers", CONFIG_POSITION_MAX, &from));
-    if (rule == WINDOW_PATTERN) {
+    if (rule == WINDOW_PATTERN && !listed) {
         TRY(config_int(config, "sliding_window_pattern", ARCH_LAYERS_MAX, pattern, &pattern));
     }
     for (int64_t layer = 0; layer < c->num_layers; layer++) {
@@ -134,15 +134,16 @@ static int refuse_both_ways(const json_t *config, const struct arch *arch)
 int config_layers(const json_t *config, struct model_config *c)
 {
     const json_t *types = json_object_get(config, "layer_types");
+    bool listed = c->arch->layer_types != 0 && c->arch->recurrence == NULL && types != NULL && !json_is_null(types);
 
     if (c->arch->nope) {
         TRY(parse_nope(config, c));
     }
     TRY(parse_window(config, c));
-    TRY(parse_rule(config, c));
+    TRY(parse_rule(config, c, listed));
     TRY(refuse_both_ways(config, c->arch));
     TRY(config_count(config, "num_nextn_predict_layers", ARCH_LAYERS_MAX, &c->mtp_layers));
-    if (c->arch->layer_types != 0 && c->arch->recurrence == NULL && types != NULL && !json_is_null(types)) {
+    if (listed) {
         TRY(json_is_array(types) ? parse_layer_types(types, c)
                                  : err_raise(ERR_INVALID_MODEL, "config.json: layer_types is not a list"));
     }

@@ -129,6 +129,7 @@ int family_gemma2_plan(const struct model_config *c, int64_t layer, struct plan_
 int family_gemma3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_gemma4_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_cohere2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_exaone4_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmo2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_phi3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_gpt_neox_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
@@ -149,6 +150,7 @@ int family_starcoder2_configure(const json_t *config, struct model_config *c);
 int family_phi_configure(const json_t *config, struct model_config *c);
 int family_gpt_oss_configure(const json_t *config, struct model_config *c);
 int family_gemma4_configure(const json_t *config, struct model_config *c);
+int family_exaone4_configure(const json_t *config, struct model_config *c);
 int family_llama4_configure(const json_t *config, struct model_config *c);
 
 extern const struct arch arch_gemma4; /* gemma4.c */

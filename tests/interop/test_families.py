@@ -26,6 +26,7 @@ CASES = {
     "granite": (test_forward.granite, {}),
     "ministral3": (test_forward.ministral3, {"head_dim": 32, "rope_parameters": test_forward.GROWING}),
     "olmo3": (test_forward.olmo3, {}),
+    "exaone4": (test_forward.exaone4, {"head_dim": 32}),
     "gemma2": (test_forward.gemma2, {"head_dim": 32}),
     "gemma3": (test_forward.gemma3, {"head_dim": 32}),
     "gemma4": (test_forward.gemma4, {**test_forward.SHARED, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4,

@@ -130,6 +130,10 @@ def olmo3(**more):
     return transformers.Olmo3Config(**{**SHAPE, "num_hidden_layers": 4, "sliding_window": 11, **more})
 
 
+def exaone4(**more):
+    return transformers.Exaone4Config(**{**SHAPE, "head_dim": 24, "num_hidden_layers": 4, "sliding_window": 11, **more})
+
+
 def phi3(**more):
     return transformers.Phi3Config(**{**SHAPE, "pad_token_id": 0, **more})
 
@@ -323,6 +327,9 @@ CASES = {
     "olmo3": (olmo3, {}),
     "olmo3-layers": (olmo3, {"layer_types": WINDOWS, "rope_parameters": {
         "full_attention": {**YARN, "attention_factor": 1.2}, "sliding_attention": {"rope_type": "default", "rope_theta": 7000.0}}}),
+    "exaone4": (exaone4, {}),
+    "exaone4-layers": (exaone4, {"layer_types": WINDOWS, "sliding_window_pattern": "LG", "rope_parameters": LLAMA3}),
+    "exaone4-no-window": (exaone4, {"layer_types": ["full_attention"] * 4, "sliding_window": None, "tie_word_embeddings": True}),
     "phi3": (phi3, {}),
     "phi3-window": (phi3, {"sliding_window": 11, "num_key_value_heads": 4, "tie_word_embeddings": True}),
     "phi3-partial": (phi3, {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}}),

@@ -185,6 +185,7 @@ PIPELINES = {
     "deepseek_v3": ["deepseek v3", "kimi k2"],
     "dots1": ["qwen2, qwen3"],
     "ernie4_5_moe": ["ernie4.5"],
+    "exaone4": ["gpt2"],
     "falcon": ["falcon"],
     "flex_olmo": ["phi4, olmo2, olmo3, granite4"],
     "gemma2": ["gemma"],

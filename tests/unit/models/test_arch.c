@@ -170,6 +170,36 @@ START_TEST(test_two_ropes)
 }
 END_TEST
 
+#define FOUR_FULL "\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\"]"
+
+/* Layers with windows rotate, and those of full attention where there is no window. */
+START_TEST(test_exaone4)
+{
+    struct model_config c;
+
+    ck_assert_rc_ok(small_config("Exaone4ForCausalLM", "{\"sliding_window\":5}", &c));
+    ck_assert(arch_window(&c, 0) == 5 && arch_window(&c, 2) == 5 && arch_window(&c, 3) == 0);
+    ck_assert(arch_rotates(&c, 0) && arch_rotates(&c, 2) && !arch_rotates(&c, 3));
+    ck_assert(c.rms_norm_eps == 1e-5 && c.head_dim == 16 && !c.qkv_bias && !c.tie_word_embeddings);
+    ck_assert_rc_ok(small_config("Exaone4ForCausalLM",
+                                 "{\"attention_bias\":true,\"num_attention_heads\":null,"
+                                 "\"num_key_value_heads\":8,\"hidden_size\":128}",
+                                 &c));
+    ck_assert(c.num_heads == 32 && c.sliding_window == 4096 && !c.qkv_bias);
+    /* As published: one with windows has a pattern in letters next to the list, one without says null of both. */
+    static const char letters[] =
+        "{\"sliding_window\":5,\"sliding_window_pattern\":\"LG\",\"layer_types\":[\"sliding_attention\","
+        "\"full_attention\",\"sliding_attention\",\"full_attention\"]}";
+    ck_assert_rc_ok(small_config("Exaone4ForCausalLM", letters, &c));
+    ck_assert(arch_window(&c, 1) == 0 && arch_window(&c, 2) == 5 && !arch_rotates(&c, 1) && arch_rotates(&c, 2));
+    ck_assert_rc_ok(small_config("Exaone4ForCausalLM",
+                                 "{\"sliding_window\":null,\"sliding_window_pattern\":null," FOUR_FULL "}", &c));
+    ck_assert(arch_window(&c, 0) == 0 && arch_rotates(&c, 0) && arch_rotates(&c, 3));
+    ck_assert_rc_ok(small_config("Exaone4ForCausalLM", "{\"sliding_window\":null}", &c));
+    ck_assert(arch_window(&c, 0) == 0 && arch_rotates(&c, 3));
+}
+END_TEST
+
 static const struct refused_config refused[] = {
     {"BertLMHeadModel", "{}", ERR_UNSUPPORTED_ARCHITECTURE, "BertLMHeadModel"},
     {"LlamaForCausalLM", "{\"architectures\":[]}", ERR_UNSUPPORTED_ARCHITECTURE, "without a name"},
@@ -224,6 +254,20 @@ static const struct refused_config refused[] = {
     {"SmolLM3ForCausalLM", "{\"no_rope_layers\":[1,1]}", ERR_INVALID_MODEL, "no_rope_layers has 2 entries"},
     {"SmolLM3ForCausalLM", "{\"no_rope_layers\":[1,1,2,0]}", ERR_INVALID_MODEL, "no_rope_layers[2]"},
     {"Olmo3ForCausalLM", "{\"rope_parameters\":{\"rope_type\":\"default\"}}", ERR_INVALID_MODEL, "by layer type"},
+    {"Olmo3ForCausalLM", "{\"sliding_window_pattern\":\"LLLG\"}", ERR_INVALID_MODEL,
+     "sliding_window_pattern must be an integer"},
+    {"Exaone4ForCausalLM", "{\"sliding_window_pattern\":\"LLLG\"}", ERR_INVALID_MODEL,
+     "sliding_window_pattern must be an integer"},
+    {"Exaone4ForCausalLM", "{\"sliding_window_pattern\":0}", ERR_INVALID_MODEL, "sliding_window_pattern"},
+    {"Exaone4ForCausalLM", "{\"sliding_window_pattern\":null}", ERR_INVALID_MODEL, "sliding_window_pattern is null"},
+    {"Exaone4ForCausalLM", "{\"sliding_window\":5," FOUR_FULL "}", ERR_INVALID_MODEL, "no layer has a window"},
+    {"Exaone4ForCausalLM", "{\"sliding_window_pattern\":1}", ERR_INVALID_MODEL, "no layer has a window"},
+    {"Exaone4ForCausalLM",
+     "{\"sliding_window\":null,\"layer_types\":[\"sliding_attention\",\"full_attention\",\"full_attention\","
+     "\"full_attention\"]}",
+     ERR_INVALID_MODEL, "asks for a window"},
+    {"Exaone4ForCausalLM", "{\"hidden_act\":\"gelu\"}", ERR_UNSUPPORTED_ARCHITECTURE, "gelu"},
+    {"Exaone4ForCausalLM", "{\"model_type\":\"exaone\"}", ERR_INVALID_MODEL, "contradicts"},
     {"GraniteForCausalLM", "{\"residual_multiplier\":-1}", ERR_INVALID_MODEL, "residual_multiplier"},
     {"Mistral3ForConditionalGeneration", "{}", ERR_INVALID_MODEL, "text_config"},
     {"Mistral3ForConditionalGeneration", "{\"text_config\":{\"model_type\":\"qwen2\"}}", ERR_UNSUPPORTED_ARCHITECTURE,
@@ -423,5 +467,5 @@ START_TEST(test_vision)
 }
 END_TEST
 
-UNIT_MAIN("arch", test_parts, test_llama, test_windows, test_rope, test_two_ropes, test_refused, test_too_many_modules,
-          test_fused_families, test_vision)
+UNIT_MAIN("arch", test_parts, test_llama, test_windows, test_exaone4, test_rope, test_two_ropes, test_refused,
+          test_too_many_modules, test_fused_families, test_vision)

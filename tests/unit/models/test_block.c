@@ -24,6 +24,9 @@ static const char *const configs[] = {
     "\"sliding_window\":4,\"max_window_layers\":1}",
     "{\"architectures\":[\"Olmo2ForCausalLM\"],\"hidden_size\":24,\"intermediate_size\":40,\"num_hidden_layers\":2,"
     "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":10,\"attention_bias\":true}",
+    "{\"architectures\":[\"Exaone4ForCausalLM\"],\"hidden_size\":24,\"intermediate_size\":40,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":10,\"head_dim\":10,\"sliding_window\":5,"
+    "\"sliding_window_pattern\":2}",
 };
 
 struct reference {
@@ -142,8 +145,9 @@ static void forward(const struct reference *r, double (*x)[WIDE])
     const struct model_config *c = r->c;
     int64_t hidden = c->hidden_size, wide = c->intermediate_size;
     int64_t heads = c->num_heads * c->head_dim, kv = c->num_kv_heads * c->head_dim;
-    bool head_norms = strcmp(c->arch->name, "Qwen3ForCausalLM") == 0;
-    bool post_norms = strcmp(c->arch->name, "Olmo2ForCausalLM") == 0; /* and norms of q and k over all heads */
+    bool row_norms = strcmp(c->arch->name, "Olmo2ForCausalLM") == 0; /* norms of q and k over all heads */
+    bool exaone = strcmp(c->arch->name, "Exaone4ForCausalLM") == 0, post_norms = row_norms || exaone;
+    bool head_norms = strcmp(c->arch->name, "Qwen3ForCausalLM") == 0 || exaone;
 
     memcpy(in, x, sizeof(in));
     if (!post_norms) {
@@ -152,12 +156,14 @@ static void forward(const struct reference *r, double (*x)[WIDE])
     linear(r, "self_attn.q_proj", c->qkv_bias, heads, hidden, in, q);
     linear(r, "self_attn.k_proj", c->qkv_bias, kv, hidden, in, k);
     linear(r, "self_attn.v_proj", c->qkv_bias, kv, hidden, in, v);
-    if (head_norms || post_norms) {
-        norm(r, "self_attn.q_norm", heads, post_norms ? heads : c->head_dim, q, q);
-        norm(r, "self_attn.k_norm", kv, post_norms ? kv : c->head_dim, k, k);
+    if (head_norms || row_norms) {
+        norm(r, "self_attn.q_norm", heads, row_norms ? heads : c->head_dim, q, q);
+        norm(r, "self_attn.k_norm", kv, row_norms ? kv : c->head_dim, k, k);
     }
-    rotate(r, c->num_heads, q);
-    rotate(r, c->num_kv_heads, k);
+    if (!exaone || arch_window(c, r->layer) > 0) {
+        rotate(r, c->num_heads, q);
+        rotate(r, c->num_kv_heads, k);
+    }
     for (int t = 0; t < TOKENS; t++) {
         for (int64_t head = 0; head < c->num_heads; head++) {
             attend(r, head, t, q, k, v, o[t]);
@@ -345,8 +351,7 @@ START_TEST(test_read_ahead)
 }
 END_TEST
 
-/* The passes in a row, each from what the one before it kept, over the caller's own memory, are the forward to the bit.
- */
+/* The passes in a row, each from what the one before it kept, over the caller's memory, are the forward to the bit. */
 START_TEST(test_passes)
 {
     struct block_scratch *scratch;

@@ -158,14 +158,12 @@ START_TEST(test_families)
 }
 END_TEST
 
-START_TEST(test_norms_after)
+/* A layer that rotates, with as many key heads as heads. */
+static void has_norms_after(const struct plan *plan)
 {
-    struct plans *plans = plans_of("Olmo2ForCausalLM", "{\"num_key_value_heads\":4}");
-    const struct plan *plan = plans_layer(plans, 0);
     const struct plan_group *groups = plan->groups;
     int sum = groups[2].input;
 
-    ck_assert_int_eq(plans_kinds(plans), 1);
     ck_assert_int_eq(plan->group_count, 4);
     has_modules(plan, &groups[0], q_k_v, 3);
     has_modules(plan, &groups[1], o, 1);
@@ -189,6 +187,15 @@ START_TEST(test_norms_after)
     for (int i = 0; i < plan->module_count; i++) {
         ck_assert(plan->modules[i].rotated == (i < 2) && plan->modules[i].scores == (i < 2));
     }
+}
+
+START_TEST(test_norms_after)
+{
+    struct plans *plans = plans_of("Olmo2ForCausalLM", "{\"num_key_value_heads\":4}");
+    const struct plan *plan = plans_layer(plans, 0);
+
+    ck_assert_int_eq(plans_kinds(plans), 1);
+    has_norms_after(plan);
     plans_free(plans);
 
     /* Norms of queries and keys over all heads. */
@@ -200,6 +207,20 @@ START_TEST(test_norms_after)
     ck_assert(plan->modules[0].bias && plan->modules[3].bias && !plan->modules[4].bias);
     ck_assert(plan->groups[1].fold.kind == FOLD_NONE && plan->groups[1].fold.shared);
     ck_assert_double_eq(plans_config(plans)->rms_norm_eps, 1e-5);
+    plans_free(plans);
+
+    /* Of each head; the last layer has no window, and does not rotate. */
+    plans = plans_of("Exaone4ForCausalLM", "{\"num_key_value_heads\":4,\"sliding_window\":9}");
+    plan = plans_layer(plans, 2);
+    ck_assert_int_eq(plans_kinds(plans), 2);
+    ck_assert_ptr_eq(plan, plans_layer(plans, 0));
+    has_norms_after(plan);
+    ck_assert(plan->norm_count == 4 && plan->norms[0].size == 16 && plan->norms[1].size == 16);
+    ck_assert_int_eq(plan->steps[plan_find_step(plan, STEP_ATTENTION)].attention.window, 9);
+    plan = plans_layer(plans, 3);
+    ck_assert_int_eq(plan_find_step(plan, STEP_ROPE), -1);
+    ck_assert_int_eq(plan->steps[plan_find_step(plan, STEP_ATTENTION)].attention.window, 0);
+    ck_assert(!plan->modules[0].rotated && plan->modules[0].scores && plan->groups[1].fold.attention);
     plans_free(plans);
 }
 END_TEST
