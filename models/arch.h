@@ -1,6 +1,6 @@
 #pragma once
 /* Architectures as data: the plan of a layer, names outside of it, and what a config.json may say.
- * Adding one = one file in families/ and one row in arch.c. */
+ * "Add a family" in CONTRIBUTING.md says how to add one. */
 
 #include <jansson.h>
 #include <stdbool.h>
