@@ -127,7 +127,7 @@ def test_perplexity(quantd, shared, tmp_path, model):
     for method in ("awq", "gptq"):
         job = quantd.run({
             "model": registered, "method": method, "output": {"format": "awq"},
-            "calibration": {"file_id": files["calibration"], "num_samples": 0, "sequence_length": 256, "packing": False, "shuffle": False},
+            "calibration": {"file_id": files["calibration"], "num_samples": 32, "sequence_length": 256, "packing": False, "shuffle": False},
             "evaluation": {"file_id": files["evaluation"]}})
         perplexity[method] = job["result"]["perplexity_after"]
         if method == "awq":

@@ -23,9 +23,12 @@ LOSS_ALLOWED = {"q8_0": 0.0005, "q6_k": 0.001, "q4_k": 0.006, "iq4_nl": 0.008, "
 
 @pytest.fixture(scope="module")
 def trained(quantd, shared):
-    """(calibration id, evaluation id, evaluation windows, {name: model id})"""
-    return (quantd.upload(shared / "calibration.ndjson", "calibration"), quantd.upload(shared / "evaluation.ndjson", "evaluation"),
-            reference.read_records(shared / "evaluation.ndjson"),
+    """(calibration id, evaluation id, evaluation windows, {name: model id}): a quarter of each set"""
+    files = []
+    for purpose in ("calibration", "evaluation"):
+        records = (shared / f"{purpose}.ndjson").read_text().splitlines(keepends=True)[:32]
+        files.append(quantd.json("POST", f"/v1/files?purpose={purpose}", "".join(records), "application/x-ndjson")["id"])
+    return (*files, reference.read_records(shared / "evaluation.ndjson")[:32],
             {name: quantd.register(name) for name in ("tiny-llama", "tiny-llama-outlier")})
 
 
@@ -129,8 +132,9 @@ def check_floats(tensors, source):
 
 @pytest.mark.parametrize("type_", TYPES)
 def test_reader(quantd, shared, trained, tmp_path, type_):
-    """Names, shapes, keys and weights; its perplexity is what quantd said, and near the float model's."""
-    calibration, evaluation, windows, ids = trained
+    """Names, shapes, keys and weights; its perplexity is what quantd said, and near the float model's, on the complete set."""
+    calibration, _, _, ids = trained
+    evaluation, windows = quantd.upload(shared / "evaluation.ndjson", "evaluation"), reference.read_records(shared / "evaluation.ndjson")
     job = quantize(quantd, ids["tiny-llama"], calibration, evaluation, 256, type=type_)
     path = quantd.download(job, tmp_path) / "model.gguf"
     reader, tensors = read(path, shared / "tiny-llama")
