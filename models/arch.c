@@ -91,6 +91,7 @@ static const struct arch_experts qwen3_moe_experts = {
     .size = "moe_intermediate_size",
     .normalize = "norm_topk_prob",
     .layers = EXPERTS_STEP,
+    FAMILY_EXPERTS_STACKED,
     .default_count = 128,
     .default_per_token = 8,
     .default_size = 768,

@@ -44,6 +44,9 @@ struct family_stacked {
     bool in_turns;
 };
 
+/* Of a row: transformers loads experts of two tensors and of one for each linear, and saves either form. */
+#define FAMILY_EXPERTS_STACKED .stacked = {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}, .apart = true
+
 /* What families of experts call their modules: the router, the list, and an expert's three linears; how they score. */
 struct family_experts {
     const char *router, *path, *gate, *up, *down, *fused; /* gate NULL: what up makes is activated by itself */

@@ -10,6 +10,7 @@ static const struct arch_experts qwen2_moe_experts = {
     .normalize = "norm_topk_prob",
     .shared_size = "shared_expert_intermediate_size",
     .layers = EXPERTS_STEP,
+    FAMILY_EXPERTS_STACKED,
     .default_count = 60,
     .default_per_token = 4,
     .default_size = 1408,
@@ -33,6 +34,7 @@ const struct arch arch_qwen2_moe = {
 static const struct arch_experts olmoe_experts = {
     .count = "num_experts",
     .normalize = "norm_topk_prob",
+    FAMILY_EXPERTS_STACKED,
     .default_count = 64,
     .default_per_token = 8,
 };
@@ -69,6 +71,7 @@ static const struct arch_experts deepseek_v2_experts = {
     .grouped = true,
     .methods = deepseek_v2_methods,
     .layers = EXPERTS_AFTER,
+    FAMILY_EXPERTS_STACKED,
     .default_count = 64,
     .default_size = 1407,
     .default_shared = 2,
@@ -107,6 +110,7 @@ static const struct arch_experts deepseek_v3_experts = {
     .grouped = true,
     .scoring = "sigmoid",
     .layers = EXPERTS_AFTER,
+    FAMILY_EXPERTS_STACKED,
     .default_count = 256,
     .default_per_token = 8,
     .default_size = 2048,
@@ -152,6 +156,7 @@ static const struct arch_experts glm4_lite_experts = {
     .grouped = true,
     .scoring = "sigmoid",
     .layers = EXPERTS_LISTED,
+    FAMILY_EXPERTS_STACKED,
     .default_count = 64,
     .default_per_token = 4,
     .default_size = 1536,
@@ -215,6 +220,7 @@ static const struct arch_experts glm4_moe_experts = {
     .grouped = true,
     .scoring = "sigmoid",
     .layers = EXPERTS_AFTER,
+    FAMILY_EXPERTS_STACKED,
     .default_count = 128,
     .default_per_token = 8,
     .default_size = 1408,
@@ -251,6 +257,7 @@ static const struct arch_experts dots1_experts = {
     .grouped = true,
     .scoring = "sigmoid",
     .layers = EXPERTS_AFTER,
+    FAMILY_EXPERTS_STACKED,
     .default_size = 1408,
     .default_groups = 1,
     .default_group_top_k = 1,
@@ -273,6 +280,7 @@ const struct arch arch_dots1 = {
 static const struct arch_experts flex_olmo_experts = {
     .count = "num_experts",
     .normalize = "norm_topk_prob",
+    FAMILY_EXPERTS_STACKED,
     .default_count = 7,
     .default_per_token = 5,
 };

@@ -456,6 +456,36 @@ def test_half_precision_weights(build, dtype, tmp_path):
     compare(tmp_path / "model", tmp_path)
 
 
+# Families whose experts transformers also saves as it has them: a layer's in two tensors.
+UNCONVERTED = (qwen3_moe, qwen2_moe, olmoe, deepseek_v2, deepseek_v3, glm4_moe, glm4_moe_lite, dots1, flex_olmo, qwen3_next, qwen3_5_moe)
+
+
+@pytest.mark.parametrize("build", UNCONVERTED)
+def test_unconverted(build, tmp_path):
+    """The same logits, to the bit, from both forms."""
+    ids = numpy.random.default_rng(7).integers(0, SHAPE["vocab_size"], (SEQUENCES, LENGTH), dtype=numpy.int32)
+    model, found = make(build()), []
+    for form in ("apart", "stacked"):
+        model.save_pretrained(tmp_path / form, save_original_format=form == "apart")
+        names = list(safetensors.torch.load_file(tmp_path / form / "model.safetensors"))
+        assert any(name.endswith(".experts.gate_up_proj") for name in names) == (form == "stacked")
+        assert any(name.endswith(".experts.0.up_proj.weight") for name in names) == (form == "apart")
+        found.append(forward(tmp_path / form, ids, tmp_path))
+    assert numpy.array_equal(*found)
+
+
+@pytest.mark.parametrize("build, missing", [(mixtral, "model.layers.0.block_sparse_moe.gate.weight"),
+                                            (ernie_moe, "model.layers.1.mlp.experts.0.gate_proj.weight"),
+                                            (granite_moe, "model.layers.0.block_sparse_moe.router.layer.weight"),
+                                            (nemotron_h, "backbone.embeddings.weight")])
+def test_unconverted_names(build, missing, tmp_path):
+    """Where the module tree has other names than the checkpoints."""
+    make(build()).save_pretrained(tmp_path, save_original_format=False)
+    numpy.zeros(1, "<i4").tofile(tmp_path / "ids.bin")
+    done = subprocess.run([tool(), tmp_path, tmp_path / "ids.bin", "1", "1", tmp_path / "logits.bin"], capture_output=True, text=True)
+    assert done.returncode != 0 and f"{missing} is missing" in done.stderr
+
+
 def test_unread(tmp_path):
     """Linears that layers would have without the keys and values that they take."""
     make(gemma4(**SHARED)).save_pretrained(tmp_path / "model")

@@ -3,7 +3,7 @@
 As in test_shared_experts.py: the codes of an artifact are those of the dense checkpoint of the same request, and transformers gives for
 both the logits of quantd's own forward pass. Among the requests is one of several schemes, whose modules an artifact names: Nemotron-H's
 names are not those that transformers gives them. Qwen3.5 MoE comes with experts in tensors of their own, as transformers saves it, and
-with a layer's in two, as it is published.
+with a layer's in two, as it is published; Qwen3-Next as transformers saves both.
 """
 
 import numpy
@@ -18,20 +18,23 @@ from test_forward import forward, nemotron_h, qwen3_5_moe, qwen3_next
 # Widths that groups of 32 divide.
 WIDE = {"moe_intermediate_size": 64, "shared_expert_intermediate_size": 64, "linear_value_head_dim": 16, "num_hidden_layers": 2,
         "layer_types": ["linear_attention", "full_attention"]}
+NEMOTRON = {"layers_block_type": ["linear_attention", "moe", "full_attention"], "mamba_head_dim": 16, "moe_intermediate_size": 64,
+            "moe_shared_expert_intermediate_size": 64, "num_experts_per_tok": 3}
 CASES = {
     "qwen3-next": (qwen3_next, {**WIDE, "intermediate_size": 128}),
+    "qwen3-next-stacked": (qwen3_next, {**WIDE, "intermediate_size": 128}),
     "qwen3.5-moe": (qwen3_5_moe, WIDE),
     "qwen3.5-moe-stacked": (qwen3_5_moe, WIDE),
-    "nemotron-h": (nemotron_h, {"layers_block_type": ["linear_attention", "moe", "full_attention"], "mamba_head_dim": 16,
-                                "moe_intermediate_size": 64, "moe_shared_expert_intermediate_size": 64, "num_experts_per_tok": 3}),
+    "nemotron-h": (nemotron_h, NEMOTRON),
 }
 REQUESTS = {
     "rtn": ("rtn", FOUR),
     "awq-sym": ("awq", {"group_size": 32, "sym": True}),
     "mixture": ("gptq", {**FOUR, "overrides": [{"match": "*.experts.*", "bits": 8}, {"match": "*.o_proj", "skip": True}]}),
 }
-# The factors of Qwen3.5's DeltaNet are those of test_hybrids.py.
-RUNS = [(case, name) for case in CASES for name in REQUESTS if name != "awq-sym" or not case.startswith("qwen3.5")]
+# Of these cases; of others the first three. The factors of Qwen3.5's DeltaNet are those of test_hybrids.py.
+ASKED = {"qwen3-next-stacked": ("rtn",), "qwen3.5-moe": ("rtn", "mixture"), "qwen3.5-moe-stacked": ("rtn", "mixture")}
+RUNS = [(case, name) for case in CASES for name in ASKED.get(case, ("rtn", "awq-sym", "mixture"))]
 IN_FLOAT = ("embed_tokens.weight", "embeddings.weight", "lm_head.weight", ".gate.weight", "shared_expert_gate.weight", "in_proj_a.weight",
             "in_proj_b.weight", "in_proj_ba.weight")
 

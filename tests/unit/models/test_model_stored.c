@@ -152,8 +152,13 @@ static const struct stacked_case {
     {"{\"architectures\":[\"Qwen3VLMoeTextModel\"]," STACKED_SIZES, false, false, NULL},
     {"{\"architectures\":[\"Qwen3VLMoeTextModel\"]," STACKED_SIZES, true, false, NULL},
     {"{\"architectures\":[\"Qwen3VLMoeTextModel\"]," STACKED_SIZES, true, true, NULL},
-    {"{\"architectures\":[\"Qwen3MoeForCausalLM\"]," STACKED_SIZES, true, false,
-     "tensor model.layers.0.mlp.experts.0.gate_proj.weight is missing"},
+    {"{\"architectures\":[\"Qwen3MoeForCausalLM\"]," STACKED_SIZES, false, false, NULL},
+    {"{\"architectures\":[\"Qwen3MoeForCausalLM\"]," STACKED_SIZES, true, false, NULL},
+    {"{\"architectures\":[\"Qwen2MoeForCausalLM\"],\"shared_expert_intermediate_size\":4," STACKED_SIZES, true, false,
+     NULL},
+    {"{\"architectures\":[\"Ernie4_5_MoeForCausalLM\"],\"moe_num_experts\":3,\"moe_k\":2,\"moe_num_shared_experts\":0,"
+     "\"moe_layer_start_index\":0," STACKED_SIZES,
+     true, false, "tensor model.layers.0.mlp.experts.0.gate_proj.weight is missing"},
 };
 
 static void stack_experts(struct support *s, bool turned)
