@@ -46,11 +46,12 @@ struct arch_experts {
     const char *enabled;   /* a flag without which no layer has any; NULL: there is none */
     const char *normalize; /* whether the chosen scores are divided by their sum; NULL: always_normalized says it */
     bool always_normalized;
-    const char *shared_count;   /* a shared expert as wide as this many experts */
-    const char *shared_size;    /* a shared expert of this width */
-    bool scaled;                /* routed_scaling_factor counts */
-    bool grouped;               /* n_group and topk_group count */
-    const char *scoring;        /* what scoring_func must be where it is given; NULL: softmax */
+    const char *shared_count; /* a shared expert as wide as this many experts */
+    const char *shared_size;  /* a shared expert of this width */
+    const char *latent_size;  /* experts read and make rows of this width, between two linears; absent or null: none */
+    bool scaled;              /* routed_scaling_factor counts */
+    bool grouped;             /* n_group and topk_group count */
+    const char *scoring;      /* what scoring_func must be where it is given; NULL: softmax */
     const char *const *methods; /* what topk_method may be where it is given, NULL-terminated; the first: no groups
                                  * count. NULL: it has no meaning */
     enum experts_layers layers;
@@ -274,6 +275,7 @@ struct model_config {
     bool normalize_experts;                              /* the chosen scores are divided by their sum */
     enum experts_storage experts_storage;                /* found when the checkpoint is opened */
     int64_t shared_size;                                 /* of the shared expert; 0: there is none */
+    int64_t expert_latent;                               /* columns that experts read and make; 0: hidden_size */
     int64_t expert_groups, expert_group_top_k;   /* the choice is among the experts of the best groups; 1: all */
     double experts_factor;                       /* of the scores */
     bool head_norms;                             /* queries and keys have norms, where a member says so */

@@ -215,6 +215,17 @@ static int read_shared(const json_t *config, struct model_config *c)
                            (long long)c->shared_size, (long long)CONFIG_WIDE_MAX);
 }
 
+/* The width of what experts read and make, where it is not the layer's. */
+static int read_latent(const json_t *config, struct model_config *c)
+{
+    const struct arch_experts *row = c->arch->experts;
+    const json_t *size = row->latent_size != NULL ? json_object_get(config, row->latent_size) : NULL;
+
+    return size == NULL || json_is_null(size)
+               ? 0
+               : config_int(config, row->latent_size, CONFIG_WIDE_MAX, 0, &c->expert_latent);
+}
+
 static bool is_read(const char *member, const char *key)
 {
     return member != NULL && strcmp(member, key) == 0;
@@ -232,6 +243,7 @@ static int refuse_members(const json_t *config, const struct arch_experts *row)
         {"shared_expert_intermediate_size", 0, is_read(row->shared_size, "shared_expert_intermediate_size")},
         {"routed_scaling_factor", 1, row->scaled},
         {"n_group", 1, row->grouped},
+        {"moe_latent_size", 0, row->latent_size != NULL},
     };
     char value[64];
 
@@ -311,6 +323,7 @@ int config_experts(const json_t *config, struct model_config *c)
         c->experts_factor = row->default_factor > 0 ? row->default_factor : 1;
         TRY(config_positive(config, "routed_scaling_factor", 1e6, &c->experts_factor));
     }
+    TRY(read_latent(config, c));
     TRY(parse_layers(config, c));
     if (row->grouped) {
         TRY(read_groups(config, c));

@@ -108,6 +108,18 @@ int plan_linear(struct plan_builder *b, int in, const char *path, const char *gg
             .path = path, .gguf = gguf, .rows = rows, .cols = plan_width(b, in), .bias = bias, .expert = -1});
 }
 
+int plan_optional(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias)
+{
+    return add_linear(b, in,
+                      &(struct plan_module){.path = path,
+                                            .gguf = gguf,
+                                            .rows = rows,
+                                            .cols = plan_width(b, in),
+                                            .bias = bias,
+                                            .optional = true,
+                                            .expert = -1});
+}
+
 int plan_router(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias)
 {
     return add_linear(b, in,

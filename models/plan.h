@@ -198,7 +198,7 @@ struct plan_module {
     int64_t rows, cols; /* outputs, inputs */
     bool bias;
     bool fixed;                       /* stays in float whatever the request says: a router */
-    bool optional;                    /* stays in float unless an override takes it (bare.h) */
+    bool optional;                    /* stays in float unless an override takes it */
     int expert;                       /* whose it is, or -1 */
     const struct plan_stored *stored; /* NULL: its tensors are its own */
     /* Derived: */
@@ -301,6 +301,8 @@ struct plan {
  * the builder and raised at the end. Strings are copied where they are not literals: they must outlive the plan. */
 struct plan_builder;
 int plan_linear(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias);
+/* A linear that stays in float unless an override takes it. */
+int plan_optional(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias);
 /* A linear that no method quantizes. */
 int plan_router(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias);
 /* Any norm; the others are RMS norms whose factor is the weight. */

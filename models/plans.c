@@ -90,7 +90,7 @@ static bool same_plan(const struct plan *a, const struct plan *b)
     for (int i = 0; same && i < a->module_count; i++) {
         const struct plan_module *m = &a->modules[i], *n = &b->modules[i];
         same = same_text(m->path, n->path) && same_text(m->gguf, n->gguf) && m->rows == n->rows && m->cols == n->cols &&
-               m->bias == n->bias && m->fixed == n->fixed && m->expert == n->expert &&
+               m->bias == n->bias && m->fixed == n->fixed && m->optional == n->optional && m->expert == n->expert &&
                same_stored(m->stored, n->stored);
     }
     for (int i = 0; same && i < a->norm_count; i++) {

@@ -80,13 +80,35 @@ static int rewrite_gather(const struct rewrite_data *d, struct layer_stats *stat
     return 0;
 }
 
-/* After a rewritten group: store what the next one needs, except the residual stream. */
+/* Factors of the group's input can be folded, and some module that reads it is going to be quantized. */
+static bool can_rewrite(const struct rewrite_data *d, const struct plan_group *group)
+{
+    bool any = false;
+
+    for (int i = 0; i < group->count; i++) {
+        any = any || d->quantized[group->modules[i]];
+    }
+    return any && group->fold.kind != FOLD_NONE;
+}
+
+/* Whether a stage may rewrite this group or one that comes later. */
+static bool any_is_left(const struct rewrite_data *d, int group)
+{
+    while (group < d->block->plan->group_count && !can_rewrite(d, &d->block->plan->groups[group])) {
+        group++;
+    }
+    return group < d->block->plan->group_count;
+}
+
+/* After a rewritten group: store what the next one needs, except the residual stream, while there are others to be
+ * rewritten. The sum of experts, which are not loaded here, is never among it: no group that follows from it has a
+ * fold. */
 static int rewrite_advance(struct rewrite_data *d)
 {
     const struct plan *plan = d->block->plan;
     int next = (int)(d->group - plan->groups) + 1;
     struct run *run = d->run;
-    plan_set keep = next < plan->group_count ? plan->groups[next].kept & ~d->have : 0;
+    plan_set keep = any_is_left(d, next) ? plan->groups[next].kept & ~d->have : 0;
 
     for (int v = 0; v < plan->value_count; v++) {
         keep &= plan->values[v].residual ? ~PLAN_BIT(v) : ~(plan_set)0;
@@ -174,23 +196,12 @@ static int stage_stats(struct rewrite_data *d, const struct recipe_stage *stage,
     return gather_finished(d, stage->quantizer->rewrite_stats, stats);
 }
 
-/* Factors of the group's input can be folded, and some module that reads it is going to be quantized. */
-static bool can_rewrite(const struct rewrite_data *d)
-{
-    bool any = false;
-
-    for (int i = 0; i < d->group->count; i++) {
-        any = any || d->quantized[d->group->modules[i]];
-    }
-    return any && d->group->fold.kind != FOLD_NONE;
-}
-
 /* An expert's modules are there for as long as its groups are rewritten. */
 static int load_group(struct rewrite_data *data)
 {
     const struct plan_group *group = data->group;
 
-    if (group->expert < 0 || !can_rewrite(data)) {
+    if (group->expert < 0 || !can_rewrite(data, group)) {
         return 0;
     }
     if (data->turn.count > 0 && data->turn.step != group->step) {
@@ -209,7 +220,7 @@ static int rewrite_group(struct rewrite_data *data)
     const struct recipe *recipe = run->p->recipe;
 
     TRY(load_group(data));
-    for (int i = 0; i < recipe->count && can_rewrite(data); i++) {
+    for (int i = 0; i < recipe->count && can_rewrite(data, data->group); i++) {
         const struct recipe_stage *stage = &recipe->stages[i];
         struct layer_stats stats = {0};
         if (stage->quantizer->rewrite == NULL) {

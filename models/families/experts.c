@@ -86,6 +86,25 @@ static void store_stacked(struct plan_builder *expert, const struct model_config
                    .weight = s->down, .bias = s->down_bias, .transposed = s->by_inputs, .entries = c->num_experts});
 }
 
+/* The choice of experts on `in`, what they read and make as wide as it. */
+static int routed_experts(struct plan_builder *b, const struct model_config *c, int in, int64_t width, int logits,
+                          const struct family_experts *names)
+{
+    const struct plan_experts experts = experts_spec(b, c, names);
+    struct plan_builder *expert = plan_expert(b, width);
+    int gate = names->gate != NULL ? plan_linear(expert, 0, names->gate, NULL, c->expert_size, names->expert_bias) : -1;
+    int up = plan_linear(expert, 0, names->up, NULL, c->expert_size, names->expert_bias);
+
+    if (gate >= 0) {
+        plan_fuse(expert, names->fused, (int[]){gate, up}, 2);
+    }
+    int product = gate >= 0 ? plan_activate(expert, names->activation, gate, up)
+                            : plan_activate(expert, (enum plan_activation)c->activation, up, -1);
+    int made = plan_linear(expert, product, names->down, NULL, width, names->expert_bias);
+    store_stacked(expert, c, names->stacked, gate, up, made);
+    return plan_experts(b, in, logits, &experts, expert, made);
+}
+
 int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names)
 {
     return families_routed(b, c, in, plan_router(b, in, names->router, NULL, c->num_experts, names->router_bias),
@@ -95,20 +114,15 @@ int families_experts(struct plan_builder *b, const struct model_config *c, int i
 int families_routed(struct plan_builder *b, const struct model_config *c, int in, int logits,
                     const struct family_experts *names)
 {
-    /* First, so that no group comes after the experts': their sum is then read by the addition alone. */
-    int shared = c->shared_size > 0 ? shared_expert(b, c, in, names) : -1;
-    const struct plan_experts experts = experts_spec(b, c, names);
-    struct plan_builder *expert = plan_expert(b, c->hidden_size);
-    int gate = names->gate != NULL ? plan_linear(expert, 0, names->gate, NULL, c->expert_size, names->expert_bias) : -1;
-    int up = plan_linear(expert, 0, names->up, NULL, c->expert_size, names->expert_bias);
+    /* First, so that no group but that of what reads their sum comes after the experts'. */
+    int shared = c->shared_size > 0 ? shared_expert(b, c, in, names) : -1, out;
 
-    if (gate >= 0) {
-        plan_fuse(expert, names->fused, (int[]){gate, up}, 2);
+    if (c->expert_latent > 0) {
+        in = plan_optional(b, in, names->latent[0], NULL, c->expert_latent, false);
+        out = routed_experts(b, c, in, c->expert_latent, logits, names);
+        out = plan_optional(b, out, names->latent[1], NULL, c->hidden_size, false);
+    } else {
+        out = routed_experts(b, c, in, c->hidden_size, logits, names);
     }
-    int product = gate >= 0 ? plan_activate(expert, names->activation, gate, up)
-                            : plan_activate(expert, (enum plan_activation)c->activation, up, -1);
-    int made = plan_linear(expert, product, names->down, NULL, c->hidden_size, names->expert_bias);
-    store_stacked(expert, c, names->stacked, gate, up, made);
-    int out = plan_experts(b, in, logits, &experts, expert, made);
     return shared >= 0 ? plan_add(b, out, shared) : out;
 }

@@ -62,6 +62,8 @@ struct family_experts {
     const struct family_stacked *stacked; /* NULL: each expert's linears have tensors of their own */
     const char *shared[3];                /* gate, up and down of the shared expert, where c->shared_size is not 0 */
     const char *shared_gate;              /* the linear whose sigmoid its output is multiplied by; NULL: none */
+    /* Where c->expert_latent is not 0: the linear that makes what experts read, and the one that reads their sum. */
+    const char *latent[2];
 };
 /* What most families call them. */
 #define FAMILY_EXPERTS_QWEN                                                                                 \

@@ -1,5 +1,7 @@
 /* Nemotron-H and Nemotron 3 (NVIDIA 2025, arXiv 2504.03624): a layer is one norm and one of Mamba 2, attention without
- * positions, an MLP of relu^2, or a choice of such MLPs next to a shared one. */
+ * positions, an MLP of relu^2, or a choice of such MLPs next to a shared one. In the larger of Nemotron 3 the chosen
+ * read a narrower row, and their sum is widened again (LatentMoE); the published quantizations leave the linears
+ * between the two widths in float. */
 
 #include "models/families/families.h"
 
@@ -40,6 +42,7 @@ int family_nemotron_h_plan(const struct model_config *c, int64_t layer, struct p
         .group_pairs = true,
         .bias = "mixer.gate.e_score_correction_bias",
         .shared = {NULL, "mixer.shared_experts.up_proj", "mixer.shared_experts.down_proj"},
+        .latent = {"mixer.fc1_latent_proj", "mixer.fc2_latent_proj"},
     };
     int in = plan_row_norm(b, 0, "norm", NULL);
 

@@ -40,6 +40,8 @@ MEMBERS = {
     "qwen3_5_moe_text": {"shared_expert_intermediate_size": 32},
     "qwen3_next": {"shared_expert_intermediate_size": 32},
 }
+# More of a row: by a name that begins with its model_type, what its config.json says as well.
+VARIANTS = {"nemotron_h-latent": {"moe_latent_size": 32, "moe_intermediate_size": 256}}  # experts in turns
 
 
 def ask(members):
@@ -63,11 +65,14 @@ def layers_of(row):
 
 
 def rows():
-    """{model_type: {"architecture", "config", "tensors"}} of every row."""
+    """{model_type, or a name of VARIANTS: {"architecture", "config", "tensors"}} of every row."""
     members = dict(MEMBERS)
     for kind, row in ask(MEMBERS).items():
         members[kind] = {**MEMBERS.get(kind, {}), **layers_of(row)}
     answer = ask(members)
+    for name, more in VARIANTS.items():
+        kind = name.partition("-")[0]
+        answer[name] = ask({**members, kind: {**members[kind], **more}})[kind]
     for row in answer.values():
         size = sum(count(tensor["shape"]) for tensor in row["tensors"].values())
         if size > ELEMENTS_MAX:

@@ -1,6 +1,8 @@
 """Layers that no other end-to-end test has, on checkpoints made from the rows of the architectures: recurrences, an MLP and experts as layers
-of their own, latent attention. tests/golden runs every architecture; this is what of it is cheap enough for the sanitizers."""
+of their own, experts of a narrower row, latent attention. tests/golden runs every architecture; this is what of it is cheap enough for the
+sanitizers."""
 
+import copy
 import json
 import os
 import tempfile
@@ -18,7 +20,8 @@ class Bench(test_experts.Bench):
 
     def __init__(self, kind):
         self.root = tempfile.TemporaryDirectory()
-        self.fixed = rows.write(os.path.join(self.root.name, "model"), rows.rows()[kind])
+        self.row = rows.rows()[kind]
+        self.fixed = rows.write(os.path.join(self.root.name, "model"), self.row)
         self.file = os.path.join(self.root.name, "model", "model.safetensors")
         self.daemon = Daemon(roots=[self.root.name])
 
@@ -41,6 +44,62 @@ def hybrid():
         header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
         scales = {name: entry["shape"] for name, entry in header.items() if name.endswith((".k_scale", ".v_scale"))}
         equal(scales, {"backbone.layers.1.mixer.k_scale": [2, 1, 1], "backbone.layers.1.mixer.v_scale": [2, 1, 1]}, "scales of the cache")
+
+
+PROJECTED = {"overrides": [{"match": "*_latent_proj"}]}
+
+
+def latent_experts():
+    """Experts between two linears: each has the tokens that were routed to it, or all; the linears have all, and take part where they are
+    asked for."""
+    narrow = {"bits": 4, "group_size": 32}
+    with Bench("nemotron_h-latent") as bench:
+        bench.ready()
+        rounded = {row["module"]: row for row in bench.report("rtn", "compressed-tensors", narrow)}
+        equal([name for name in rounded if name.endswith("latent_proj")], [], "linears around experts that are quantized unasked")
+        rounded = {row["module"]: row for row in bench.report("rtn", "dense", {**narrow, **PROJECTED})}
+        solved = bench.report("gptq", "dense", {**narrow, **PROJECTED, "target_tokens": 0, "expert_min_tokens": 1000})
+        equal({row["module"] for row in solved}, set(rounded), "modules that both quantize")
+        around = [row for row in solved if row["module"].endswith("latent_proj")]
+        equal(len(around), 2, "linears around experts")
+        experts = [row for row in solved if row["module"].endswith("up_proj") and ".experts." in row["module"]]
+        tokens, = (row["tokens"] for row in solved if row["module"].endswith("in_proj"))
+        equal([row["tokens"] for row in around], [tokens] * 2, "tokens of the linears around experts")
+        equal(sum(row["tokens"] for row in experts), 2 * tokens, "tokens of all experts")
+        for row in experts:
+            equal("starved" in (row["note"] or ""), row["tokens"] > 0, "note of %r" % row)
+            equal("no calibration token" in (row["fallback"] or ""), row["tokens"] == 0, "fallback of %r" % row)
+        for row in solved:  # weights move where they make up for what experts lack
+            true(row["relative_mse"] < 16 * rounded[row["module"]]["relative_mse"], "%s: %g" % (row["module"], row["relative_mse"]))
+        everywhere = bench.report("smoothquant", "compressed-tensors", {**PROJECTED, "calibrate_all_experts": True})
+        true(all(row["tokens"] == tokens for row in everywhere), "every linear sees every token")
+        equal(len(everywhere), len(solved), "modules")
+
+
+def latent_refused():
+    """Tensors that contradict the width of experts, and widths that cannot be."""
+    fc1, fc2 = ("backbone.layers.3.mixer.%s_latent_proj" % name for name in ("fc1", "fc2"))
+    def turn(row):
+        row["tensors"][fc1 + ".weight"]["shape"].reverse()
+    def drop(row):
+        del row["tensors"][fc2 + ".weight"]
+    def bias(row):
+        row["tensors"][fc2 + ".bias"] = {"shape": [row["config"]["hidden_size"]], "what": "vector", "fixed": False}
+    def config(size):
+        return lambda row: row["config"].update(moe_latent_size=size)
+    with Bench("nemotron_h-latent") as bench:
+        hidden = bench.row["config"]["hidden_size"]
+        for number, (change, words) in enumerate((
+                (turn, "tensor %s.weight has shape [%d, 32]; config.json asks for [32, %d]" % (fc1, hidden, hidden)),
+                (drop, "tensor %s.weight is missing" % fc2), (bias, "tensor %s.bias is not part of" % fc2),
+                (config(0), "moe_latent_size = 0"), (config(1 << 40), "moe_latent_size = %d" % (1 << 40)), (config("wide"), "moe_latent_size"),
+                (config(48), "config.json asks for [48, %d]" % hidden), (config(None), "config.json asks for"))):
+            row = copy.deepcopy(bench.row)
+            change(row)
+            rows.write(os.path.join(bench.root.name, str(number)), row)
+            answer = bench.daemon.request("POST", "/v1/models", json={"uri": "file:%d" % number})
+            equal(answer.status, 422, "status of a model that contradicts itself (%r)" % answer)
+            true(words in repr(answer.json), "%r has %r" % (answer.json, words))
 
 
 def latent_targets():
@@ -70,4 +129,4 @@ def latent_cache():
 
 
 if __name__ == "__main__":
-    main([hybrid, latent_targets, latent_cache])
+    main([hybrid, latent_experts, latent_refused, latent_targets, latent_cache])

@@ -82,6 +82,8 @@ ROWS = {
     "awq": ("awq", CT, {"bits": 4, "group_size": 32, "n_grid": 4, "refine_tokens": 0}),
     "smoothquant": ("smoothquant", CT, {}),
 }
+# What these say more: the linears around experts of a narrower row stay in float otherwise.
+MORE = {("nemotron_h-latent", name): {"overrides": [{"match": "*_latent_proj"}]} for name in ("gptq-4", "smoothquant")}
 
 
 # What is smaller in the checkpoints of some families: each expert is three more linears to solve.
@@ -106,12 +108,12 @@ DEVICE = ("rtn-4/ct", "gptq-4/ct", "gptq-2-asym/gptq_v2", "awq/awq", "smoothquan
 
 
 def row_jobs(rows):
-    """Of these architectures, {model_type: row}."""
+    """Of these architectures, {model_type, or a name of rows.VARIANTS: row}."""
     for kind, row in sorted(rows.items()):
         for name, (method, form, params) in ROWS.items():
             form = DENSE if row["turned"] else form
             yield "%s/%s/%s" % (kind, name, "ct" if form == CT else form), kind, {
-                "method": method, "quantization": params, "output": {"format": form}}
+                "method": method, "quantization": {**params, **MORE.get((kind, name), {})}, "output": {"format": form}}
 
 
 def device_jobs():

@@ -31,6 +31,10 @@
     "{\"hidden_size_per_layer_input\":0,\"head_dim\":16,\"global_head_dim\":32,\"num_global_key_value_heads\":1," \
     "\"attention_k_eq_v\":true}"
 
+#define LATENT                                                                                                \
+    "{\"layers_block_type\":[\"moe\",\"moe\",\"moe\",\"moe\"],\"n_routed_experts\":4,\"moe_latent_size\":32," \
+    "\"moe_intermediate_size\":24,\"moe_shared_expert_intermediate_size\":40}"
+
 static struct plans *plans_of(const char *architecture, const char *more)
 {
     struct model_config c;
@@ -136,6 +140,50 @@ START_TEST(test_granite_experts)
 }
 END_TEST
 
+/* What routes and the shared expert read the norm, the chosen what the first projection makes of it; the second reads
+ * their sum, after all of them. */
+START_TEST(test_latent_experts)
+{
+    struct plans *plans = plans_of("NemotronHForCausalLM", LATENT);
+    const struct plan *plan = plans_layer(plans, 0);
+    const struct plan_group *in = group_of(plan, "mixer.fc1_latent_proj");
+    const struct plan_group *out = group_of(plan, "mixer.fc2_latent_proj");
+    const struct plan_step *experts = &plan->steps[plan_find_step(plan, STEP_EXPERTS)];
+    int first = plan_find_module(plan, "mixer.fc1_latent_proj"), last = plan_find_module(plan, "mixer.fc2_latent_proj");
+    int up = plan_find_module(plan, "mixer.experts.2.up_proj"), down = up + 1;
+
+    ck_assert_int_eq(plans_kinds(plans), 1);
+    ck_assert_int_eq(plan->group_count, 2 + 2 * 4 + 1);
+    ck_assert_int_eq(in->count, 3);
+    ck_assert_ptr_eq(in, group_of(plan, "mixer.gate"));
+    ck_assert_ptr_eq(in, group_of(plan, "mixer.shared_experts.up_proj"));
+    ck_assert_int_eq(in->fold.kind, FOLD_NORM);
+    ck_assert(plan_reads(plan, in, first) && !plan_reads(plan, in, up));
+    ck_assert_int_eq(plan->modules[up].cols, 32);
+    ck_assert_int_eq(plan->modules[up].rows, 24);
+    ck_assert_int_eq(plan->modules[down].rows, 32);
+    ck_assert_int_eq(experts->in[0], plan->steps[plan->modules[first].step].out);
+    ck_assert_ptr_eq(out, &plan->groups[plan->group_count - 1]);
+    ck_assert_int_eq(out->count, 1);
+    ck_assert_int_eq(out->columns, 32);
+    ck_assert_int_eq(out->expert, -1);
+    ck_assert_int_eq(out->input, experts->out);
+    ck_assert_int_eq(out->fold.kind, FOLD_NONE);
+    ck_assert_int_eq(out->residual, -1); /* the shared expert's output is added first */
+    ck_assert_int_eq(out->branch, plan->steps[plan->modules[last].step].out);
+    ck_assert((out->kept & PLAN_BIT(experts->out)) != 0);
+    ck_assert(plan->modules[first].optional && plan->modules[last].optional && !plan->modules[first].fixed);
+    ck_assert(!plan->modules[up].optional && !plan->modules[down].optional);
+    plans_free(plans);
+
+    plans = plans_of("NemotronHForCausalLM", "{\"hybrid_override_pattern\":\"MMME\",\"moe_latent_size\":null}");
+    plan = plans_layer(plans, 3);
+    ck_assert_int_eq(plan_find_module(plan, "mixer.fc1_latent_proj"), -1);
+    ck_assert_int_eq(plan->modules[plan_find_module(plan, "mixer.experts.0.up_proj")].cols, 64);
+    plans_free(plans);
+}
+END_TEST
+
 static const struct {
     const char *architecture, *more;
     int code;
@@ -159,6 +207,13 @@ static const struct {
      ERR_UNSUPPORTED_ARCHITECTURE, "mamba_hidden_act"},
     {"NemotronHForCausalLM", "{\"hybrid_override_pattern\":\"MMMM\",\"mlp_hidden_act\":\"silu\"}",
      ERR_UNSUPPORTED_ARCHITECTURE, "mlp_hidden_act"},
+    {"NemotronHForCausalLM", "{\"hybrid_override_pattern\":\"MMME\",\"moe_latent_size\":0}", ERR_INVALID_MODEL,
+     "moe_latent_size = 0 is not in [1, "},
+    {"NemotronHForCausalLM", "{\"hybrid_override_pattern\":\"MMME\",\"moe_latent_size\":8388608}", ERR_INVALID_MODEL,
+     "moe_latent_size = 8388608 is not in [1, "},
+    {"NemotronHForCausalLM", "{\"hybrid_override_pattern\":\"MMME\",\"moe_latent_size\":true}", ERR_INVALID_MODEL,
+     "moe_latent_size must be an integer"},
+    {"Qwen3NextForCausalLM", "{\"moe_latent_size\":32}", ERR_UNSUPPORTED_ARCHITECTURE, "moe_latent_size = 32"},
     {"GraniteMoeHybridForCausalLM", "{}", ERR_INVALID_MODEL, "layer_types"},
     {"GraniteMoeHybridForCausalLM", GRANITE_LAYERS ",\"num_local_experts\":-1}", ERR_INVALID_MODEL,
      "num_local_experts"},
@@ -284,7 +339,8 @@ static const struct {
 } layers[] = {{"Qwen3_5ForCausalLM", QWEN, 0},       {"Qwen3_5ForCausalLM", QWEN, 3},
               {"NemotronHForCausalLM", NEMOTRON, 0}, {"NemotronHForCausalLM", NEMOTRON, 1},
               {"NemotronHForCausalLM", NEMOTRON, 2}, {"GraniteMoeHybridForCausalLM", GRANITE, 0},
-              {"Gemma4ForCausalLM", GEMMA, 0},       {"Gemma4ForCausalLM", GEMMA, 3}};
+              {"NemotronHForCausalLM", LATENT, 0},   {"Gemma4ForCausalLM", GEMMA, 0},
+              {"Gemma4ForCausalLM", GEMMA, 3}};
 
 /* The passes in a row, each from what the one before it kept, are the forward to the bit. */
 START_TEST(test_passes)
@@ -311,7 +367,7 @@ START_TEST(test_passes)
     for (int g = 0; g <= plan->group_count; g++) {
         bool end = g == plan->group_count;
         plan_set keep = end ? PLAN_BIT(plan->output) : plan->groups[g].kept;
-        plan_set want = keep | (end ? 0 : PLAN_BIT(plan->groups[g].input));
+        plan_set want = keep | (end ? 0 : plan_sources(plan, &plan->groups[g]));
         struct block_values values;
         ck_assert(plan_steps(plan, have, want, &steps, &used));
         ck_assert_rc_ok(block_values_init(&values, plan, l.scratch, NULL));
@@ -404,6 +460,7 @@ int main(void)
     tcase_add_test(tcase, test_qwen);
     tcase_add_test(tcase, test_mamba);
     tcase_add_test(tcase, test_granite_experts);
+    tcase_add_test(tcase, test_latent_experts);
     tcase_add_test(tcase, test_limits);
     tcase_add_loop_test(tcase, test_refused, 0, (int)(sizeof(refusals) / sizeof(refusals[0])));
     tcase_add_loop_test(tcase, test_passes, 0, cases);
