@@ -26,6 +26,13 @@ int handlers_create_job(struct request *request)
     return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
 }
 
+int handlers_create_estimate(struct request *request)
+{
+    json_t *estimate = NULL;
+    TRY(service_estimate(request->context->service, request->who, request->json, &request->scratch->errors, &estimate));
+    return reply_json_take(request, 200, estimate);
+}
+
 int handlers_list_jobs(struct request *request)
 {
     struct page page;

@@ -207,7 +207,7 @@ const char *const schema_job_statuses[] = {"awaiting_calibration",
                                            NULL};
 
 static const struct schema_row warning_rows[] = {MEMBER(code, STRING), MEMBER(message, STRING), END};
-static const struct schema schema_warning = {.name = "Warning", .rows = warning_rows};
+const struct schema schema_warning = {.name = "Warning", .rows = warning_rows};
 
 static const struct schema_row progress_rows[] = {
     MEMBER(block, INT, NULLABLE),

@@ -65,6 +65,9 @@ extern const struct schema schema_api_key_request, schema_api_key, schema_new_ap
 extern const struct schema schema_quota_request, schema_quota, schema_quota_list;
 extern const struct schema schema_webhook_request, schema_webhook_change;
 extern const struct schema schema_problem;
+extern const struct schema schema_warning;
+/* --- objects_estimate.c */
+extern const struct schema schema_estimate;
 /* --- objects_webhooks.c */
 extern const char *const schema_delivery_statuses[]; /* NULL ends them */
 extern const struct schema schema_webhook, schema_new_webhook, schema_webhook_list;

@@ -94,6 +94,10 @@ int service_model_delete(struct service *service, const struct principal *who, c
 int service_job_create(struct service *service, const struct principal *who, const json_t *body,
                        const struct trace *trace, const struct idempotency_key *idempotency,
                        struct validation_errors *errors, json_t **job);
+/* POST /v1/quantization/estimates: what a job of this body would take and make, with every reason why it could not run.
+ * Stores nothing. Negative with errors filled when the body cannot be read or its model not opened. */
+int service_estimate(struct service *service, const struct principal *who, const json_t *body,
+                     struct validation_errors *errors, json_t **estimate);
 int service_job_get(struct service *service, const struct principal *who, const char *id,
                     json_t **job); /* as the API shows it */
 /* Jobs as the API shows them, of the principal's project whatever the page says. */

@@ -281,7 +281,7 @@ static int change_retry(struct service *service, const struct job_row *row, cons
         .checkpoint = row->checkpoint,
         .progress = row->progress,
         .warnings = row->warnings,
-        .reserved_bytes = spec->artifact_bytes,
+        .reserved_bytes = spec->disk.artifact,
         .calibration = row->calibration,
         .evaluation = row->evaluation,
     };

@@ -6,6 +6,7 @@
 #include "jobs/service.h"
 
 #include "base/err.h"
+#include "base/fs.h"
 #include "jobs/job.h"
 #include "jobs/quota.h"
 #include "jobs/service_admission.h"
@@ -79,15 +80,13 @@ static bool check_device(const struct service *service, const struct job_spec *s
     return true;
 }
 
-static void check_model(struct service *service, const struct principal *who, struct job_spec *spec,
-                        const json_t *described, json_t *warnings, struct validation_errors *errors)
+int admission_open(struct service *service, const struct principal *who, const struct job_spec *spec,
+                   const json_t *described, struct model **model, struct validation_errors *errors)
 {
     enum model_reading reading = spec_reading(spec);
-    struct gpu_info device;
-    struct model *model;
 
-    int rc = described != NULL ? service_model_open_described(service, described, reading, &model)
-                               : service_model_open_object(service, who->project, spec->model, reading, &model);
+    int rc = described != NULL ? service_model_open_described(service, described, reading, model)
+                               : service_model_open_object(service, who->project, spec->model, reading, model);
     if (rc != 0) {
         const struct err_record why = *err_last();
         bool ours = rc == ERR_NOT_FOUND;
@@ -97,8 +96,16 @@ static void check_model(struct service *service, const struct principal *who, st
                                                   : rc,
                        "/model", "%s", ours ? "there is no model with this id" : why.message);
         validation_hint(errors, "%s", ours ? "GET /v1/models lists the models" : why.hint);
-        return;
     }
+    return rc;
+}
+
+void admission_check_model(struct service *service, struct job_spec *spec, const struct model *model, json_t *warnings,
+                           struct validation_errors *errors)
+{
+    struct gpu_info device;
+    int rc = 0;
+
     bool known = check_device(service, spec, &device, errors);
     if (spec_check(spec, model, known ? &device : NULL, errors) == 0) {
         rc = recipe_warnings(&spec->recipe, spec->format, model, warnings);
@@ -106,7 +113,6 @@ static void check_model(struct service *service, const struct principal *who, st
     if (rc != 0) {
         validation_add(errors, rc, "", "%s", err_last()->message);
     }
-    model_close(model);
 }
 
 /* What the request refers to is there now, and stays while admission is held. */
@@ -124,8 +130,7 @@ static void check_references(struct service *service, const struct principal *wh
     json_decref(model);
 }
 
-/* On the disk, in the queue (as many as wait, not those that run), and in the project. */
-static int check_capacity(struct service *service, const struct principal *who, const struct job_spec *spec)
+int admission_capacity(struct service *service, const struct principal *who, const struct job_spec *spec)
 {
     int64_t counts[STATUS_COUNT];
 
@@ -135,7 +140,17 @@ static int check_capacity(struct service *service, const struct principal *who, 
     if (waiting >= service->max_queued) {
         return err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
     }
-    return quota_admit_job(service, who, spec->artifact_bytes);
+    int64_t need = disk_plan_max(&spec->disk), space = fs_free_bytes(store_data_dir(service->store));
+    if (space >= 0 && need > space) {
+        int rc = err_raise(ERR_DISK_FULL,
+                           "the job stores about %lld MiB until its artifact is published (finished "
+                           "blocks %lld MiB, artifact %lld MiB), and %lld MiB are free",
+                           (long long)(need >> 20), (long long)(spec->disk.blocks >> 20),
+                           (long long)(spec->disk.artifact >> 20), (long long)(space >> 20));
+        return err_set_hint(rc, "delete artifacts and files that nobody needs, or move the data directory to a larger "
+                                "disk");
+    }
+    return quota_admit_job(service, who, spec->disk.artifact);
 }
 
 static int store_new(struct service *service, const struct principal *who, const struct job_spec *spec,
@@ -159,7 +174,7 @@ static int store_new(struct service *service, const struct principal *who, const
                                 .traceparent = trace != NULL && trace->parent[0] != '\0' ? trace->parent : NULL,
                                 .tracestate = trace != NULL && trace->state[0] != '\0' ? trace->state : NULL,
                                 .warnings = warnings,
-                                .reserved_bytes = spec->artifact_bytes,
+                                .reserved_bytes = spec->disk.artifact,
                                 .created_at = clock_unix_seconds()};
     TRY(job_create(service->store, &row, spec->calibration.stream, idempotency));
     return service_job_get(service, who, id, job);
@@ -177,12 +192,23 @@ static void check_signing(const struct service *service, const struct job_spec *
     }
 }
 
-void admission_check(struct service *service, const struct principal *who, struct job_spec *spec,
-                     const json_t *described, json_t *warnings, struct validation_errors *errors)
+void admission_check_named(struct service *service, const struct principal *who, const struct job_spec *spec,
+                           struct validation_errors *errors)
 {
     check_files(service, who, spec, errors);
     check_signing(service, spec, errors);
-    check_model(service, who, spec, described, warnings, errors);
+}
+
+void admission_check(struct service *service, const struct principal *who, struct job_spec *spec,
+                     const json_t *described, json_t *warnings, struct validation_errors *errors)
+{
+    struct model *model;
+
+    admission_check_named(service, who, spec, errors);
+    if (admission_open(service, who, spec, described, &model, errors) == 0) {
+        admission_check_model(service, spec, model, warnings, errors);
+        model_close(model);
+    }
 }
 
 int admission_enter(struct service *service, const struct principal *who, const struct job_spec *spec,
@@ -190,26 +216,15 @@ int admission_enter(struct service *service, const struct principal *who, const 
 {
     check_references(service, who, spec, errors);
     TRY(validation_raise(errors));
-    return check_capacity(service, who, spec);
+    return admission_capacity(service, who, spec);
 }
 
-/* A request for a job, as far as it was read. */
-struct submission {
-    struct job_spec spec;
-    json_t *described; /* the model that it describes in place of naming one, not stored yet; or NULL */
-    json_t *warnings;
-    const struct trace *trace;
-    const struct idempotency_key *idempotency;
-};
-
-static void submission_deinit(struct submission *submission)
+void submission_deinit(struct submission *submission)
 {
     spec_deinit(&submission->spec);
     json_decref(submission->described);
     json_decref(submission->warnings);
 }
-
-CLEANUP_DEINIT(submission, struct submission, submission_deinit)
 
 /* Under admission. A model that was stored for a job that is refused after all has been seen by nobody. */
 static int enter_and_store(struct service *service, const struct principal *who, struct submission *submission,
@@ -248,9 +263,8 @@ static int create_checked(struct service *service, const struct principal *who, 
 
 #define NO_MODEL "mdl_00000000000000000000000000"
 
-/* A model that the request describes is looked at only where the rest of it can be read. */
-static int read_submission(struct service *service, const json_t *body, struct submission *out,
-                           struct validation_errors *errors)
+int submission_read(struct service *service, const json_t *body, struct submission *out,
+                    struct validation_errors *errors)
 {
     const json_t *registration = json_object_get(body, "model");
     AUTO_JSON json_t *request = json_copy((json_t *)body);
@@ -278,7 +292,7 @@ int service_job_create(struct service *service, const struct principal *who, con
     if (service_draining(service)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
-    TRY(read_submission(service, body, &submission, errors));
+    TRY(submission_read(service, body, &submission, errors));
     TRY(create_checked(service, who, &submission, errors, job));
     supervisor_wake(service);
     return 0;

@@ -5,6 +5,7 @@
 #include "base/ids.h"
 #include "base/validation.h"
 #include "formats/format.h"
+#include "pipeline/disk_plan.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/recipe.h"
 
@@ -62,8 +63,8 @@ struct job_spec {
     struct spec_evaluation evaluation;
     struct spec_output output;
     struct spec_resources resources;
-    json_t *metadata;       /* object or NULL */
-    int64_t artifact_bytes; /* of its tensors, as estimated by spec_check; 0 = none */
+    json_t *metadata;      /* object or NULL */
+    struct disk_plan disk; /* as spec_check finds it */
 };
 
 /* Parse everything that can be judged without the model; every error is named. *out is set on success only. */
@@ -108,7 +109,8 @@ json_t *spec_quantization_schema(const struct quantizer *quantizer);
 /* What passes through the model, for memory_plan. */
 struct memory_load spec_load(const struct job_spec *spec, const struct model_config *config);
 /* Everything that a job of this spec on this model would run into, from headers alone. Defaults that depend on the
- * model (format, sequence lengths) and the size of the artifact are filled in. device: the one that will run it, or
- * NULL when there is none (which is the caller's to refuse). 0 or errors filled. */
+ * model (format, sequence lengths) and what it stores are filled in, the latter also where it is only too large.
+ * device: the one that will run it, or NULL when there is none (which is the caller's to refuse). 0 or errors filled.
+ */
 int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device,
                struct validation_errors *errors);

@@ -95,30 +95,6 @@ static void check_inputs(const struct job_spec *spec, const struct format_module
     }
 }
 
-/* What the tensors of the artifact will have: modules in the format's layout, the rest as it is. */
-static int64_t estimate_artifact(const struct job_spec *spec, const struct model *model,
-                                 const struct format_module *modules, int count)
-{
-    int64_t bytes = model_bytes(model), element = (int64_t)dtype_rows[model_dtype(model)].bytes;
-    struct format_tensor tensors[FORMAT_TENSORS_MAX];
-
-    if (recipe_analyses(&spec->recipe)) {
-        return 0;
-    }
-    for (int i = 0; i < count; i++) {
-        int parts = spec->format->tensors(&modules[i].scheme, modules[i].rows, modules[i].cols, tensors);
-        bytes -= modules[i].rows * modules[i].cols * element;
-        for (int k = 0; k < parts; k++) {
-            int64_t size = (int64_t)dtype_rows[tensors[k].dtype].bytes;
-            for (int axis = 0; axis < tensors[k].rank; axis++) {
-                size *= tensors[k].shape[axis];
-            }
-            bytes += size;
-        }
-    }
-    return bytes > 0 ? bytes : 0;
-}
-
 /* Methods that need no inputs, "rtn, fp8, nf4". */
 static void list_data_free(char *out, size_t size)
 {
@@ -169,7 +145,7 @@ static bool check_mode(struct job_spec *spec, const struct model *model, struct 
 int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device,
                struct validation_errors *errors)
 {
-    struct format_module *modules = NULL;
+    AUTO_FREE struct format_module *modules = NULL;
     int count = 0;
     size_t before = errors->count;
 
@@ -180,9 +156,6 @@ int spec_check(struct job_spec *spec, const struct model *model, const struct gp
     check_lengths(spec, model, errors);
     check_cache(spec, model, errors);
     check_shapes(&spec->recipe, model, errors);
-    if (device != NULL) {
-        check_memory(spec, model, device, errors);
-    }
     if (errors->count > before) {
         return validation_raise(errors);
     }
@@ -199,7 +172,14 @@ int spec_check(struct job_spec *spec, const struct model *model, const struct gp
         snprintf(spec->output.format, sizeof(spec->output.format), "%s", spec->format->name);
         check_inputs(spec, modules, count, errors);
     }
-    spec->artifact_bytes = errors->count == before ? estimate_artifact(spec, model, modules, count) : 0;
-    free(modules);
+    if (errors->count == before) {
+        rc = disk_plan(&spec->recipe, spec->format, model, modules, count, &spec->disk);
+        if (rc != 0) {
+            validation_add(errors, rc, "/quantization", "%s", err_last()->message);
+        }
+    }
+    if (device != NULL) {
+        check_memory(spec, model, device, errors);
+    }
     return errors->count > before ? validation_raise(errors) : 0;
 }

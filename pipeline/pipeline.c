@@ -22,6 +22,7 @@
 #include "pipeline/reference.h"
 #include "pipeline/rewrite.h"
 #include "pipeline/solve.h"
+#include "pipeline/stores.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -35,50 +36,14 @@ static int new_store(struct run *run, const char *name, const struct microbatche
                            out);
 }
 
-/* Numbers of the stores that the values of a set have. */
-static uint64_t stores_of(const struct plan *plan, plan_set values)
-{
-    uint64_t stores = 0;
-
-    for (int v = 0; v < plan->value_count; v++) {
-        stores |= (values & PLAN_BIT(v)) != 0 ? (uint64_t)1 << plan->storages[plan->values[v].storage].store : 0;
-    }
-    return stores;
-}
-
-/* What a path that only passes through a layer keeps next to its residual stream: the sums of experts, and, where
- * `inputs`, what these are made of. */
-static uint64_t stores_of_experts(const struct plan *plan, bool inputs)
-{
-    uint64_t stores = 0;
-
-    for (int s = 0; s < plan->step_count; s++) {
-        stores |= plan->steps[s].kind == STEP_EXPERTS ? stores_of(plan, PLAN_BIT(plan->steps[s].out)) : 0;
-    }
-    for (int g = 0; inputs && g < plan->group_count; g++) {
-        stores |= plan->groups[g].expert >= 0 ? stores_of(plan, plan->groups[g].kept) : 0;
-    }
-    return stores & ~(uint64_t)1;
-}
-
-enum stores_use { STORES_CALIBRATION, STORES_REFERENCE, STORES_EVALUATION };
-
-/* What a set keeps within a block, as wide as in any layer. */
+/* What a set keeps within a block. */
 static int open_value_stores(struct run *run, const struct microbatches *batches, const char *stem, enum stores_use use,
                              struct activations **out)
 {
-    const struct plans *plans = model_plans(run->p->model);
-    int64_t columns[PLAN_VALUES_MAX] = {0};
+    int64_t columns[PLAN_VALUES_MAX];
     char name[32];
 
-    for (int kind = 0; kind < plans_kinds(plans); kind++) {
-        const struct plan *plan = plans_kind(plans, kind);
-        uint64_t stores = use == STORES_CALIBRATION ? ~(uint64_t)1 : stores_of_experts(plan, use == STORES_EVALUATION);
-        for (int i = 0; i < plan->store_count; i++) {
-            bool wider = (stores >> i & 1) != 0 && plan->store_columns[i] > columns[i];
-            columns[i] = wider ? plan->store_columns[i] : columns[i];
-        }
-    }
+    stores_values(model_plans(run->p->model), use, columns);
     for (int i = 1; i < PLAN_VALUES_MAX; i++) {
         if (columns[i] > 0) {
             snprintf(name, sizeof(name), "%s-%d", stem, i);
@@ -93,18 +58,10 @@ static int open_value_stores(struct run *run, const struct microbatches *batches
 static int open_shared_stores(struct run *run, const struct microbatches *batches, const char *stem,
                               struct activations **out)
 {
-    const struct plans *plans = model_plans(run->p->model);
-    int64_t columns[PLAN_SHARED_MAX] = {0};
+    int64_t columns[PLAN_SHARED_MAX];
     char name[32];
 
-    for (int kind = 0; kind < plans_kinds(plans); kind++) {
-        const struct plan *plan = plans_kind(plans, kind);
-        for (int v = 0; v < plan->value_count; v++) {
-            if (plan->values[v].shared > 0) {
-                columns[plan->values[v].shared - 1] = plan->values[v].width;
-            }
-        }
-    }
+    stores_shared(model_plans(run->p->model), columns);
     for (int i = 0; i < PLAN_SHARED_MAX; i++) {
         if (columns[i] > 0) {
             snprintf(name, sizeof(name), "%s-shared-%d", stem, i);

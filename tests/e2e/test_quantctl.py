@@ -47,6 +47,10 @@ def tour():
               [first["id"]], "jobs by metadata")
         equal(client.run("jobs", "--status", "failed", "--json").json["data"], [], "failed jobs")
         true("there are more" in client.run("jobs", "-n", "1").err, "a limit is said")
+        planned = client.run("plan", "-f", path, "-c", "texts.ndjson").out
+        true("compressed-tensors" in planned and "problem" not in planned, planned)
+        refused = client.run("plan", "-f", path, "-c", "texts.ndjson", "-g", "48", status=REFUSED).out
+        true("problem       /quantization/group_size" in refused, refused)
         show_report(client, daemon, first["id"], by_flags["id"])
         pull_artifact(client, daemon, first)
         equal([entry["id"] for entry in client.run("artifacts", "--job", first["id"], "--json").json["data"]],

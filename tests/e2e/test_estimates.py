@@ -1,0 +1,113 @@
+"""POST /v1/quantization/estimates: sizes, memory and problems of a job before it is submitted, held to what jobs then measure."""
+
+import os
+import tempfile
+
+import checkpoint
+from harness import JOBS, NDJSON, NO_MODULES, Daemon, equal, ids_records, main, post, succeed, true
+
+ESTIMATES = "/v1/quantization/estimates"
+CALIBRATED = {"num_samples": 16, "sequence_length": 128}
+# method: (quantization, format); each format that keeps codes is met
+JOB_ROWS = {
+    "rtn": ({"bits": 4, "group_size": 64}, "compressed-tensors"),
+    "gptq": ({"bits": 3, "group_size": 128, "sym": False}, "gptq_v2"),
+    "awq": ({"group_size": 64}, "awq"),
+    "smoothquant": ({}, "compressed-tensors"),
+    "llm_int8": ({}, "bitsandbytes"),
+    "nf4": ({"bnb_4bit_use_double_quant": True}, "bitsandbytes"),
+    "fp8": ({"granularity": "block"}, "compressed-tensors"),
+    "kmeans": ({"bits": 4}, "dense"),
+    "aqlm": ({"num_codebooks": 1, "nbits_per_codebook": 8}, "aqlm"),
+    "ggml": ({"type": "q4_k"}, "gguf"),
+}
+MIB = 1 << 20
+
+
+def estimate(daemon, body):
+    answer = daemon.request("POST", ESTIMATES, json=body)
+    equal(answer.status, 200, "status of the estimate (%r)" % answer)
+    return answer.json
+
+
+def near(found, wanted, share, what):
+    true(abs(found - wanted) <= share * wanted, "%s: %r, measured %r" % (what, found, wanted))
+
+
+def what_jobs_make():
+    """Sizes within 3 % of the files, which have headers too; what is measured of memory is within what is expected."""
+    with tempfile.TemporaryDirectory() as root:
+        checkpoint.write(os.path.join(root, "model"), checkpoint.config(hidden=256, mlp=768, layers=2, vocabulary=512))
+        with Daemon("--model-root", root, *NO_MODULES) as daemon:
+            model = post(daemon, "/v1/models", json={"uri": "file:model"})
+            file = post(daemon, "/v1/files?purpose=calibration", body=ids_records(16, 128, 512), headers={"Content-Type": NDJSON})
+            for method, (quantization, form) in JOB_ROWS.items():
+                body = {"model": model, "method": method, "quantization": quantization, "output": {"format": form},
+                        "calibration": dict(CALIBRATED, file_id=file)}
+                said = estimate(daemon, body)
+                equal((said["possible"], said["problems"], said["output"]["format"]), (True, [], form), method)
+                state = succeed(daemon, post(daemon, JOBS, json=body))
+                made = daemon.get("/v1/artifacts/" + state["result"]["artifact_id"])
+                stored = sum(row["bytes"] for row in made["files"] if row["path"].endswith((".safetensors", ".gguf")))
+                near(said["output"]["artifact_bytes"], stored, 0.03, method + ": bytes of the artifact")
+                near(said["output"]["compression_ratio"], made["compression_ratio"], 0.03, method + ": ratio")
+                if form not in ("dense", "bitsandbytes"):
+                    near(said["output"]["bits_per_weight"], made["bits_per_weight"], 0.06, method + ": bits")
+                peak, memory = state["memory"]["gpu_peak_bytes"], said["memory"]
+                print("  %-12s artifact %d of %d bytes, peak %d of %d" % (method, stored, said["output"]["artifact_bytes"], peak,
+                                                                         memory["expected_bytes"]))
+                true(memory["minimum_bytes"] <= memory["expected_bytes"], method + ": least and most")
+                true(peak <= memory["expected_bytes"], "%s takes %d bytes, expected %r" % (method, peak, memory))
+                equal(state["memory"]["estimated_gpu_bytes"], memory["expected_bytes"], method + ": the job's own estimate")
+
+
+def figures_of_a_large_model():
+    """Seven thousand million weights: 14 GB in 16 bits, 3.5 GB in 4, and 3.125 % of that for a 16-bit scale in 128."""
+    with tempfile.TemporaryDirectory() as root:
+        shape = checkpoint.config(hidden=4096, mlp=11008, layers=32, heads=32, kv_heads=32, vocabulary=32000, positions=4096)
+        checkpoint.write_zeros(os.path.join(root, "7b"), shape)
+        with Daemon("--model-root", root, *NO_MODULES) as daemon:
+            body = {"model": {"uri": "file:7b"}, "method": "rtn", "quantization": {"bits": 4, "group_size": 128},
+                    "output": {"format": "compressed-tensors"}}
+            output = estimate(daemon, body)["output"]
+            linears = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+            equal(output["parameters_quantized"], linears, "weights of the linears")
+            near(output["source_bytes"], 2 * (linears + 2 * 32000 * 4096), 1e-3, "bytes in BF16")
+            near(output["bits_per_weight"], 4 * 1.03125, 1e-3, "bits with scales")
+            near(output["artifact_bytes"], linears / 2 * 1.03125 + 4 * 32000 * 4096, 1e-3, "bytes in 4 bits")
+            body["quantization"] = {"bits": 8, "group_size": -1}
+            near(estimate(daemon, body)["output"]["bits_per_weight"], 8, 0.01, "bits of whole bytes")
+            equal((daemon.get("/v1/models")["data"], daemon.get(JOBS)["data"]), ([], []), "nothing is stored")
+
+
+def jobs_that_cannot_run():
+    """Every reason at once, with the numbers; the same that a submission is refused for."""
+    with tempfile.TemporaryDirectory() as root:
+        wide = checkpoint.config(hidden=65536, mlp=262144, layers=1, heads=512, kv_heads=8, vocabulary=256)
+        checkpoint.write_zeros(os.path.join(root, "wide"), wide)
+        with Daemon("--model-root", root, *NO_MODULES) as daemon:
+            body = {"model": {"uri": "file:wide"}, "method": "gptq", "quantization": {"bits": 4, "group_size": 128},
+                    "calibration": {"stream": True, "num_samples": 8, "sequence_length": 128}}
+            said = estimate(daemon, body)
+            equal(said["possible"], False)
+            codes = {row["code"]: row for row in said["problems"]}
+            true("insufficient_memory" in codes, repr(said["problems"]))
+            true(said["memory"]["minimum_bytes"] > said["memory"]["total_bytes"] > 0, repr(said["memory"]))
+            true("%d MiB" % (said["memory"]["minimum_bytes"] // MIB) in codes["insufficient_memory"]["detail"], "the numbers are named")
+            refused = daemon.request("POST", JOBS, json=body)
+            equal((refused.status, refused.json["errors"][0]["code"]), (422, "insufficient_memory"), repr(refused))
+            model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
+            wrong = {"model": model, "method": "gptq", "quantization": {"bits": 4, "group_size": 48,
+                                                                        "overrides": [{"match": "*.nowhere", "skip": True}]},
+                     "calibration": {"stream": True}, "resources": {"device": "cuda:7"}}
+            said = estimate(daemon, wrong)
+            equal({row["param"] for row in said["problems"]}, {"/quantization/group_size", "/quantization/overrides/0/match",
+                                                               "/resources/device"}, repr(said["problems"]))
+            equal((said["possible"], said["output"], said["memory"], said["disk"]), (False, None, None, None), "of what is not known")
+            unread = daemon.request("POST", ESTIMATES, json={"model": model, "method": "gptq", "quantization": {"bits": "four"}})
+            equal((unread.status, unread.json["errors"][0]["param"]), (400, "/quantization/bits"), repr(unread))
+            absent = daemon.request("POST", ESTIMATES, json={"model": "mdl_01ARZ3NDEKTSV4RRFFQ69G5FAV", "method": "rtn"})
+            equal((absent.status, absent.json["errors"][0]["param"]), (400, "/model"), repr(absent))
+
+
+main([what_jobs_make, figures_of_a_large_model, jobs_that_cannot_run])
