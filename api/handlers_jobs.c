@@ -33,6 +33,14 @@ int handlers_create_estimate(struct request *request)
     return reply_json_take(request, 200, estimate);
 }
 
+int handlers_create_recommendation(struct request *request)
+{
+    json_t *recommendation = NULL;
+    TRY(service_recommend(request->context->service, request->who, request->json, &request->scratch->errors,
+                          &recommendation));
+    return reply_json_take(request, 200, recommendation);
+}
+
 int handlers_list_jobs(struct request *request)
 {
     struct page page;

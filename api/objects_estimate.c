@@ -1,4 +1,4 @@
-/* What a job would take and make. */
+/* What a job would take and make; how to quantize a model. */
 
 #include "api/schema_rows.h"
 
@@ -61,3 +61,67 @@ static const struct schema_row estimate_rows[] = {
     END};
 const struct schema schema_estimate = {
     .name = "Estimate", .help = "What a job would take and make.", .rows = estimate_rows};
+
+const struct schema schema_recommendation_request = {.name = "RecommendationRequest", .rows = NULL}; /* the service's */
+
+static const struct schema_row accelerator_rows[] = {
+    MEMBER(name, STRING, HELP("given: the request has its numbers.")),
+    MEMBER(memory_bytes, NUMBER),
+    MEMBER(bandwidth_bytes_per_second, NUMBER),
+    MEMBER(bf16_tflops, NUMBER, HELP("10^12 operations a second of dense products.")),
+    MEMBER(int8_tflops, NUMBER, HELP("0: it has no such products.")),
+    MEMBER(fp8_tflops, NUMBER),
+    END};
+static const struct schema schema_accelerator = {.name = "Accelerator", .rows = accelerator_rows};
+
+static const char *const bounds[] = {"weights", "kv_cache", "arithmetic", NULL};
+static const struct schema_row float_rows[] = {
+    MEMBER(weights_bytes, NUMBER),
+    MEMBER(kv_cache_bytes, NUMBER, HELP("Of the batch at its full length, in 16 bits.")),
+    MEMBER(total_bytes, NUMBER),
+    MEMBER(fits, BOOL, HELP("In nine tenths of the accelerator's memory.")),
+    MEMBER(decode_seconds, NUMBER, HELP("Of a token of each sequence, at least.")),
+    MEMBER(prefill_seconds, NUMBER, HELP("Of a prompt, at least.")),
+    MEMBER(decode_bound, ENUM, .choices = bounds, HELP("What decides.")),
+    MEMBER(prefill_bound, ENUM, .choices = bounds),
+    MEMBER(explanation, STRING),
+    END};
+static const struct schema schema_float = {.name = "FloatServing", .help = "The model in 16 bits.", .rows = float_rows};
+
+static const struct schema_row choice_rows[] = {
+    MEMBER(name, STRING),
+    MEMBER(reason, STRING),
+    MEMBER(job, OBJECT, HELP("A job as POST /v1/quantization/jobs takes it.")),
+    MEMBER(bits_per_weight, NUMBER, NULLABLE, HELP("Null: weights stay as they are.")),
+    MEMBER(weights_bytes, NUMBER),
+    MEMBER(kv_cache_bytes, NUMBER),
+    MEMBER(total_bytes, NUMBER),
+    MEMBER(fits, BOOL),
+    MEMBER(decode_speedup, NUMBER, NULLABLE, HELP("At most; null, as the next two: its kernels promise none.")),
+    MEMBER(prefill_speedup, NUMBER, NULLABLE),
+    MEMBER(request_speedup, NUMBER, NULLABLE, HELP("Of a prompt and what follows it.")),
+    MEMBER(decode_bound, ENUM, .choices = bounds),
+    MEMBER(kernels, STRING),
+    MEMBER(caution, STRING, NULLABLE),
+    MEMBER(runtimes, STRINGS),
+    END};
+static const struct schema schema_choice = {.name = "RecommendedJob", .rows = choice_rows};
+
+static const struct schema_row left_out_rows[] = {MEMBER(name, STRING), MEMBER(reason, STRING), END};
+static const struct schema schema_left_out = {.name = "LeftOut", .rows = left_out_rows};
+
+static const struct schema_row recommendation_rows[] = {
+    CONST(object, "recommendation"),
+    MEMBER(goal, STRING),
+    MEMBER(title, STRING),
+    MEMBER(note, STRING, HELP("What to know before any of them.")),
+    OBJECT(accelerator, schema_accelerator),
+    MEMBER(batch, INT),
+    MEMBER(context_tokens, INT),
+    OBJECT(float, schema_float),
+    LIST(choices, schema_choice, HELP("The best first.")),
+    LIST(left_out, schema_left_out),
+    MEMBER(speed_note, STRING, NULLABLE, HELP("That none of them will make it much faster.")),
+    END};
+const struct schema schema_recommendation = {
+    .name = "Recommendation", .help = "How to quantize a model for a goal.", .rows = recommendation_rows};

@@ -71,8 +71,8 @@ void service_close(struct service *service); /* after drain; frees */
 bool service_draining(const struct service *service);
 
 /* Adds to `components`, by name, the JSON Schema of what the service reads and writes by tables of its own:
- * "ModelRequest", "JobRequest" (one alternative for each method, told apart by "method"), "Layer" (a row of a report),
- * and what these refer to as #/components/schemas/NAME. */
+ * "ModelRequest", "RecommendationRequest", "JobRequest" (one alternative for each method, told apart by "method"),
+ * "Layer" (a row of a report), and what these refer to as #/components/schemas/NAME. */
 void service_schemas(json_t *components);
 /* GET /v1/system (its jobs are those of the project), /v1/methods, /v1/methods/{name}: new references. */
 json_t *service_system(struct service *service, const struct principal *who);
@@ -98,6 +98,10 @@ int service_job_create(struct service *service, const struct principal *who, con
  * Stores nothing. Negative with errors filled when the body cannot be read or its model not opened. */
 int service_estimate(struct service *service, const struct principal *who, const json_t *body,
                      struct validation_errors *errors, json_t **estimate);
+/* POST /v1/quantization/recommendations: ways to quantize a model for a goal, an accelerator and a load. Stores
+ * nothing. Negative with errors filled. */
+int service_recommend(struct service *service, const struct principal *who, const json_t *body,
+                      struct validation_errors *errors, json_t **recommendation);
 int service_job_get(struct service *service, const struct principal *who, const char *id,
                     json_t **job); /* as the API shows it */
 /* Jobs as the API shows them, of the principal's project whatever the page says. */

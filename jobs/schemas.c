@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "jobs/keys.h"
 #include "jobs/rows.h"
+#include "jobs/service_admission.h"
 #include "jobs/webhooks.h"
 #include "pipeline/kv_cache.h"
 
@@ -125,6 +126,15 @@ static json_t *change_schema(void)
     return schema;
 }
 
+static json_t *recommendation_request_schema(void)
+{
+    json_t *schema = recommend_schema();
+    json_t *id = json_pack("{s:s, s:s}", "type", "string", "pattern", "^mdl_" ID_PATTERN "$");
+
+    schemas_set_member(schema, "model", json_pack("{s:[o, o]}", "anyOf", id, ref("ModelRequest")));
+    return schema;
+}
+
 /* A model is named by its id, or registered by the job. */
 static void allow_registration(json_t *request)
 {
@@ -178,6 +188,7 @@ void service_schemas(json_t *components)
 {
     json_object_set_new(components, "ModelRequest", service_model_schema());
     json_object_set_new(components, "JobChange", change_schema());
+    json_object_set_new(components, "RecommendationRequest", recommendation_request_schema());
     json_object_set_new(components, "ApiKeyRequest", key_request_schema());
     json_object_set_new(components, "QuotaRequest", quota_schema());
     json_object_set_new(components, "WebhookRequest", webhook_create_schema());

@@ -3,6 +3,9 @@
 
 #include "jobs/service.h"
 
+/* The model of a request that describes one in place of naming it. */
+#define SUBMISSION_NO_MODEL "mdl_00000000000000000000000000"
+
 /* A request for a job, as far as it was read. */
 struct submission {
     struct job_spec spec;
@@ -17,6 +20,9 @@ int submission_read(struct service *service, const json_t *body, struct submissi
                     struct validation_errors *errors);
 void submission_deinit(struct submission *submission); /* zeroed is fine */
 CLEANUP_DEINIT(submission, struct submission, submission_deinit)
+
+/* JSON Schema of a body of POST /v1/quantization/recommendations, but for "model". New reference. */
+json_t *recommend_schema(void);
 
 /* Everything that the job would run into: what it refers to, its model (`described`, or NULL: the stored one that the
  * spec names), its device. Fills in what the model decides. Takes long; without the lock. */

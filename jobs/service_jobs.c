@@ -261,8 +261,6 @@ static int create_checked(struct service *service, const struct principal *who, 
     return rc;
 }
 
-#define NO_MODEL "mdl_00000000000000000000000000"
-
 int submission_read(struct service *service, const json_t *body, struct submission *out,
                     struct validation_errors *errors)
 {
@@ -276,7 +274,7 @@ int submission_read(struct service *service, const json_t *body, struct submissi
     if (!json_is_object(registration)) {
         return spec_parse(request, errors, &out->spec);
     }
-    if (json_object_set_new(request, "model", json_string(NO_MODEL)) != 0) {
+    if (json_object_set_new(request, "model", json_string(SUBMISSION_NO_MODEL)) != 0) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
     TRY(spec_parse(request, errors, &out->spec));

@@ -38,6 +38,7 @@ def every_operation_is_as_described():
         records = ids_records(64, 160, 256)
         file = post(daemon, "/v1/files?purpose=calibration&name=set", body=records, headers={"Content-Type": NDJSON})
         equal(daemon.request("POST", "/v1/quantization/estimates", json=gptq_body(model)).json["possible"], True)
+        equal(daemon.request("POST", "/v1/quantization/recommendations", json={"model": model, "goal": "low_risk", "accelerator": "h200"}).status, 200)
         job = post(daemon, JOBS, json=gptq_body(model, metadata={"team": "search"}))
         equal(daemon.request("POST", "%s/%s/calibration?complete=1" % (JOBS, job), body=records,
                              headers={"Content-Type": NDJSON}).status, 200)

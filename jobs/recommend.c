@@ -1,0 +1,387 @@
+/* POST /v1/quantization/recommendations: what to quantize a model to for a goal, on a device, at a load. The order is
+ * the goal's (recommend_rows.c); sizes are the formats', times those of the roofline model. Nothing is stored. */
+
+#include "base/err.h"
+#include "base/params.h"
+#include "jobs/recommend_rows.h"
+#include "jobs/service_admission.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define FREE_SHARE 0.9     /* of a device's memory: the rest is a runtime's own */
+#define HARDLY_FASTER 1.15 /* less is no reason to quantize */
+#define LOAD_MAX ((int64_t)1 << 30)
+
+static const char *const runtime_choices[] = {"any", "vllm", "sglang", "transformers", "llama.cpp", NULL};
+static const char *const goal_choices[] = {"larger_model", "lowest_bits",      "stable_int8", "throughput",
+                                           "low_risk",     "adapter_training", NULL};
+
+struct recommend_request {
+    json_t *model, *accelerator;
+    int goal, runtime;
+    int64_t batch, prompt_tokens, output_tokens;
+    bool calibration;
+};
+
+#define ROW(member_, type_, fallback_, ...)                                                               \
+    {                                                                                                     \
+        .name = #member_, .type = (type_), .offset = offsetof(struct recommend_request, member_),         \
+        .size = sizeof(((struct recommend_request *)NULL)->member_), .fallback = (fallback_), __VA_ARGS__ \
+    }
+static const struct params_row request_rows[] = {
+    ROW(model, PARAMS_JSON, NULL, .help = "The id of a model, or what registers one; it is not registered."),
+    ROW(goal, PARAMS_ENUM, NULL, .choices = goal_choices, .help = "What quantization is for."),
+    ROW(accelerator, PARAMS_JSON, NULL,
+        .help = "The name of an accelerator, or its numbers: memory_bytes, bandwidth_bytes_per_second, and 10^12 "
+                "operations a second as bf16_tflops, int8_tflops, fp8_tflops (0: none)."),
+    ROW(runtime, PARAMS_ENUM, "\"any\"", .choices = runtime_choices, .help = "What serves the artifact."),
+    ROW(batch, PARAMS_INT, "1", .min = 1, .max = LOAD_MAX, .help = "Sequences that are generated at once."),
+    ROW(prompt_tokens, PARAMS_INT, "2048", .min = 1, .max = LOAD_MAX, .help = "Tokens of a prompt."),
+    ROW(output_tokens, PARAMS_INT, "256", .min = 0, .max = LOAD_MAX, .help = "Tokens that are generated after it."),
+    ROW(calibration, PARAMS_BOOL, "true", .help = "There are records to calibrate with."),
+    {.name = NULL},
+};
+static const struct params_row *const request_tables[] = {request_rows, NULL};
+
+json_t *recommend_schema(void)
+{
+    json_t *schema = params_schema(request_tables), *properties = json_object_get(schema, "properties");
+
+    json_t *number = json_pack("{s:s, s:i}", "type", "number", "minimum", 0);
+    json_t *positive = json_pack("{s:s, s:i}", "type", "number", "exclusiveMinimum", 0);
+    json_t *names = json_array();
+    for (const struct accelerator_row *a = accelerators; a->name != NULL; a++) {
+        json_array_append_new(names, json_string(a->name));
+    }
+    json_object_set_new(
+        properties, "accelerator",
+        json_pack("{s:O, s:[{s:s, s:o}, {s:s, s:{s:O, s:O, s:O, s:O, s:O}, s:[s, s, s], s:b}]}", "description",
+                  json_object_get(json_object_get(properties, "accelerator"), "description"), "anyOf", "type", "string",
+                  "enum", names, "type", "object", "properties", "memory_bytes", positive, "bandwidth_bytes_per_second",
+                  positive, "bf16_tflops", positive, "int8_tflops", number, "fp8_tflops", number, "required",
+                  "memory_bytes", "bandwidth_bytes_per_second", "bf16_tflops", "additionalProperties", 0));
+    json_decref(number);
+    json_decref(positive);
+    return schema;
+}
+
+/* --- the device */
+
+struct accelerator_numbers {
+    double memory_bytes, bandwidth_bytes_per_second, bf16_tflops, int8_tflops, fp8_tflops;
+};
+#define NUMBER(member_, fallback_, least_)                                                                           \
+    {                                                                                                                \
+        .name = #member_, .type = PARAMS_NUMBER, .offset = offsetof(struct accelerator_numbers, member_),            \
+        .size = sizeof(double), .fallback = (fallback_), .min = (least_), .max = 1e30, .help = "Of the accelerator." \
+    }
+static const struct params_row number_rows[] = {
+    NUMBER(memory_bytes, NULL, 1),   NUMBER(bandwidth_bytes_per_second, NULL, 1),
+    NUMBER(bf16_tflops, NULL, 1e-6), NUMBER(int8_tflops, "0", 0),
+    NUMBER(fp8_tflops, "0", 0),      {.name = NULL},
+};
+static const struct params_row *const number_tables[] = {number_rows, NULL};
+
+static void read_accelerator(const json_t *given, struct roofline_device *out, struct validation_errors *errors)
+{
+    struct accelerator_numbers numbers = {0};
+    char names[400] = "";
+
+    if (json_is_object(given)) {
+        if (params_parse(number_tables, given, "/accelerator", &numbers, errors) == 0) {
+            *out = (struct roofline_device){numbers.memory_bytes, numbers.bandwidth_bytes_per_second,
+                                            numbers.bf16_tflops, numbers.int8_tflops, numbers.fp8_tflops};
+        }
+        return;
+    }
+    const char *name = json_string_value(given);
+    const struct accelerator_row *row = name != NULL ? accelerator_find(name) : NULL;
+    if (row != NULL) {
+        *out = row->device;
+        return;
+    }
+    for (const struct accelerator_row *a = accelerators; a->name != NULL; a++) {
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof(names) - used, "%s%s", used > 0 ? ", " : "", a->name);
+    }
+    validation_add(errors, ERR_INVALID_PARAMETER, "/accelerator", "there is no accelerator of this name");
+    validation_hint(errors, "one of %s; or its numbers as an object", names);
+}
+
+static json_t *accelerator_json(const struct recommend_request *request, const struct roofline_device *device)
+{
+    return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f}", "name",
+                     json_is_string(request->accelerator) ? json_string_value(request->accelerator) : "given",
+                     "memory_bytes", device->memory_bytes, "bandwidth_bytes_per_second", device->bandwidth,
+                     "bf16_tflops", device->bf16, "int8_tflops", device->int8, "fp8_tflops", device->fp8);
+}
+
+/* --- times and sizes */
+
+struct setting {
+    struct service *service;
+    const struct recommend_request *request;
+    const struct goal_row *goal;
+    const char *model_id; /* of the jobs that are checked */
+    const struct model *model;
+    struct roofline_device device;
+    struct roofline_load load;
+    struct roofline_model shape;
+    double plain_seconds; /* of a request in 16 bits */
+};
+
+/* Of a batch of requests, by one of them. */
+struct speed {
+    struct roofline_time decode, prefill;
+    double request;
+    double cache, total; /* bytes */
+    bool fits;
+};
+
+static struct speed speed_of(const struct setting *s, const struct roofline_form *form)
+{
+    const struct recommend_request *r = s->request;
+    const struct roofline_load prompt = {.batch = 1, .context = r->prompt_tokens};
+    struct speed speed = {.decode = roofline_decode(&s->shape, form, &s->device, &s->load),
+                          .prefill = roofline_prefill(&s->shape, form, &s->device, &prompt)};
+
+    speed.request = speed.prefill.seconds + (double)r->output_tokens * speed.decode.seconds / (double)r->batch;
+    speed.cache = (double)r->batch * s->shape.cache * form->cache_share;
+    speed.total = form->weights + speed.cache;
+    speed.fits = speed.total <= FREE_SHARE * s->device.memory_bytes;
+    return speed;
+}
+
+static json_t *explain(const struct setting *s, const struct speed *speed)
+{
+    static const char *const advice[] = {
+        [BOUND_WEIGHTS] = "reading weights decides, so fewer bits of weights make it faster",
+        [BOUND_CACHE] =
+            "reading keys and values decides: a quantized cache makes it faster, fewer bits of weights hardly",
+        [BOUND_ARITHMETIC] =
+            "arithmetic decides: products in INT8 or FP8 make it faster, fewer bits of weights alone do not",
+    };
+    const struct roofline_time *d = &speed->decode;
+
+    return json_sprintf(
+        "A step for %lld sequences of %lld tokens reads weights in %.3g ms, keys and values in %.3g ms, and "
+        "computes for %.3g ms: %s.",
+        (long long)s->load.batch, (long long)s->load.context, 1e3 * d->weights, 1e3 * d->cache, 1e3 * d->arithmetic,
+        advice[d->bound]);
+}
+
+static json_t *plain_json(const struct setting *s, const struct speed *plain, double weights)
+{
+    return json_pack("{s:f, s:f, s:f, s:b, s:f, s:f, s:s, s:s, s:o}", "weights_bytes", weights, "kv_cache_bytes",
+                     plain->cache, "total_bytes", plain->total, "fits", (int)plain->fits, "decode_seconds",
+                     plain->decode.seconds, "prefill_seconds", plain->prefill.seconds, "decode_bound",
+                     roofline_bounds[plain->decode.bound], "prefill_bound", roofline_bounds[plain->prefill.bound],
+                     "explanation", explain(s, plain));
+}
+
+/* --- choices */
+
+static bool runs_in(const struct choice_row *choice, const char *runtime)
+{
+    bool any = strcmp(runtime, "any") == 0;
+
+    for (const char *const *r = choice->runtimes; *r != NULL; r++) {
+        any = any || strcmp(*r, runtime) == 0;
+    }
+    return any;
+}
+
+static double products_of(const struct choice_row *choice, const struct roofline_device *device)
+{
+    return choice->products == PRODUCTS_INT8  ? device->int8
+           : choice->products == PRODUCTS_FP8 ? device->fp8
+                                              : device->bf16;
+}
+
+/* The choice as a job of the request's model. */
+static json_t *job_of(const struct setting *s, const struct choice_row *choice, bool calibrated)
+{
+    json_t *job = json_loads(choice->job, 0, NULL);
+
+    json_object_set(job, "model", s->request->model);
+    if (calibrated) {
+        json_object_set_new(job, "calibration", json_pack("{s:b}", "stream", 1));
+    }
+    return job;
+}
+
+/* The job parsed and checked on the model; false, with the reason: it does not go. */
+static bool check_choice(const struct setting *s, const struct choice_row *choice, struct job_spec *spec,
+                         bool *calibrated, json_t **reason)
+{
+    AUTO_JSON json_t *job = job_of(s, choice, false);
+    struct validation_errors *errors = calloc(1, sizeof(*errors));
+    bool fine = errors != NULL;
+
+    json_object_set_new(job, "model", json_string(s->model_id));
+    json_object_set_new(job, "calibration", json_pack("{s:b}", "stream", 1));
+    fine = fine && spec_parse(job, errors, spec) == 0 && spec_check(spec, s->model, NULL, errors) == 0;
+    *calibrated = fine && recipe_needs_calibration(&spec->recipe);
+    if (!fine) {
+        *reason = json_string(errors != NULL && errors->count > 0 ? errors->items[0].detail : "no memory");
+    } else if (*calibrated && !s->request->calibration) {
+        *reason = json_string("It needs calibration records.");
+        fine = false;
+    }
+    free(errors);
+    return fine;
+}
+
+static json_t *choice_json(const struct setting *s, const struct choice_row *choice, const char *reason,
+                           const struct job_spec *spec, bool calibrated)
+{
+    const struct roofline_form form = {.weights = (double)spec->disk.artifact,
+                                       .cache_share = choice->cache ? 0.5 : 1,
+                                       .operations = products_of(choice, &s->device)};
+    const struct roofline_form plain = {
+        .weights = (double)model_bytes(s->model), .cache_share = 1, .operations = s->device.bf16};
+    struct speed speed = speed_of(s, &form), before = speed_of(s, &plain);
+    bool serves = choice->serves;
+    json_t *runtimes = json_array();
+
+    for (const char *const *r = choice->runtimes; *r != NULL; r++) {
+        json_array_append_new(runtimes, json_string(*r));
+    }
+    return json_pack("{s:s, s:s, s:o, s:o, s:f, s:f, s:f, s:b, s:o, s:o, s:o, s:s, s:s, s:s?, s:o}", "name",
+                     choice->name, "reason", reason, "job", job_of(s, choice, calibrated), "bits_per_weight",
+                     spec->disk.parameters > 0 ? json_real(disk_plan_bits(&spec->disk)) : json_null(), "weights_bytes",
+                     form.weights, "kv_cache_bytes", speed.cache, "total_bytes", speed.total, "fits", (int)speed.fits,
+                     "decode_speedup", serves ? json_real(before.decode.seconds / speed.decode.seconds) : json_null(),
+                     "prefill_speedup",
+                     serves ? json_real(before.prefill.seconds / speed.prefill.seconds) : json_null(),
+                     "request_speedup", serves ? json_real(before.request / speed.request) : json_null(),
+                     "decode_bound", roofline_bounds[speed.decode.bound], "kernels", choice->kernels, "caution",
+                     choice->caution, "runtimes", runtimes);
+}
+
+static void leave_out(json_t *left_out, const char *name, json_t *reason)
+{
+    json_array_append_new(left_out, json_pack("{s:s, s:o}", "name", name, "reason", reason));
+}
+
+/* Whether `a` comes before `b`: what fits before what does not; for throughput, what serves a request sooner. */
+static bool comes_before(const struct setting *s, const json_t *a, const json_t *b)
+{
+    bool fits = json_is_true(json_object_get(a, "fits")), other = json_is_true(json_object_get(b, "fits"));
+
+    if (fits != other || strcmp(s->goal->name, "throughput") != 0) {
+        return fits && !other;
+    }
+    return json_number_value(json_object_get(a, "request_speedup")) >
+           json_number_value(json_object_get(b, "request_speedup"));
+}
+
+static void place(const struct setting *s, json_t *list, json_t *choice)
+{
+    size_t at = json_array_size(list);
+
+    while (at > 0 && comes_before(s, choice, json_array_get(list, at - 1))) {
+        at--;
+    }
+    json_array_insert_new(list, at, choice);
+}
+
+static void add_choice(const struct setting *s, const struct choice_row *choice, const char *reason, json_t *list,
+                       json_t *left_out)
+{
+    AUTO(job_spec) struct job_spec spec = {0};
+    json_t *why = NULL;
+    bool calibrated = false;
+
+    if (!runs_in(choice, runtime_choices[s->request->runtime])) {
+        leave_out(left_out, choice->name, json_sprintf("%s does not load it.", runtime_choices[s->request->runtime]));
+    } else if (products_of(choice, &s->device) <= 0) {
+        leave_out(left_out, choice->name, json_string("The accelerator has no products of this type."));
+    } else if (!check_choice(s, choice, &spec, &calibrated, &why)) {
+        leave_out(left_out, choice->name, why);
+    } else {
+        place(s, list, choice_json(s, choice, reason, &spec, calibrated));
+    }
+}
+
+/* --- the answer */
+
+/* Said plainly: memory is what there is to gain. */
+static json_t *speed_note(const json_t *list)
+{
+    double best = 0;
+    size_t i;
+    json_t *choice;
+
+    json_array_foreach(list, i, choice)
+    {
+        double speedup = json_number_value(json_object_get(choice, "request_speedup"));
+        best = speedup > best ? speedup : best;
+    }
+    return best >= HARDLY_FASTER ? json_null()
+                                 : json_string("Quantization will hardly make this load faster, with any of these; it "
+                                               "saves memory.");
+}
+
+static json_t *recommend(const struct setting *s)
+{
+    const struct roofline_form form = {
+        .weights = (double)model_bytes(s->model), .cache_share = 1, .operations = s->device.bf16};
+    struct speed plain = speed_of(s, &form);
+    json_t *list = json_array(), *left_out = json_array();
+
+    for (int i = 0; i < GOAL_CHOICES_MAX && s->goal->order[i].choice != NULL; i++) {
+        add_choice(s, choice_find(s->goal->order[i].choice), s->goal->order[i].reason, list, left_out);
+    }
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:o, s:o, s:o, s:o}", "object", "recommendation", "goal",
+                     s->goal->name, "title", s->goal->title, "note", s->goal->note, "accelerator",
+                     accelerator_json(s->request, &s->device), "batch", (json_int_t)s->load.batch, "context_tokens",
+                     (json_int_t)s->load.context, "float", plain_json(s, &plain, form.weights), "choices", list,
+                     "left_out", left_out, "speed_note", speed_note(list));
+}
+
+static int open_model(struct service *service, const struct principal *who, const json_t *given, char id[ID_SIZE],
+                      struct model **model, struct validation_errors *errors)
+{
+    AUTO_JSON json_t *described = NULL;
+    struct job_spec named = {.mode = SPEC_ARCHITECTURE};
+
+    if (json_is_object(given)) {
+        TRY(service_model_describe(service, given, false, errors, &described));
+    } else if (!json_is_string(given) || json_string_length(given) >= sizeof(named.model)) {
+        validation_add(errors, ERR_INVALID_PARAMETER, "/model", "\"model\" is neither an id nor a registration");
+        return validation_raise(errors);
+    } else {
+        memcpy(named.model, json_string_value(given), json_string_length(given) + 1);
+    }
+    snprintf(id, ID_SIZE, "%s", described != NULL ? SUBMISSION_NO_MODEL : named.model);
+    return admission_open(service, who, &named, described, model, errors) == 0 ? 0 : validation_raise(errors);
+}
+
+int service_recommend(struct service *service, const struct principal *who, const json_t *body,
+                      struct validation_errors *errors, json_t **out)
+{
+    struct recommend_request request = {0};
+    struct setting s = {.service = service, .request = &request};
+    char id[ID_SIZE];
+    struct model *model = NULL;
+
+    TRY(params_parse(request_tables, body, "", &request, errors));
+    read_accelerator(request.accelerator, &s.device, errors);
+    int rc = validation_raise(errors);
+    rc = rc == 0 ? open_model(service, who, request.model, id, &model, errors) : rc;
+    if (rc == 0) {
+        s.goal = &goals[request.goal];
+        s.model_id = id;
+        s.model = model;
+        s.load =
+            (struct roofline_load){.batch = request.batch, .context = request.prompt_tokens + request.output_tokens};
+        s.shape = roofline_model(model, &s.load);
+        *out = recommend(&s);
+        rc = *out == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a recommendation") : 0;
+        model_close(model);
+    }
+    params_release(request_tables, &request);
+    return rc;
+}
