@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 
-from harness import JOBS, Daemon, Skip, equal, gptq_body, ids_records, main, new_job, succeed, true, wait_job, wait_until
+from harness import JOBS, NDJSON, Daemon, Skip, equal, gptq_body, ids_records, main, new_job, succeed, true, wait_job, wait_until
 
 MIB = 1 << 20
 DISK = 64 * MIB
@@ -109,14 +109,21 @@ def what_removes_works():
 
 
 def a_job_ends_and_gives_back():
-    """There is space for the blocks but not for the artifact."""
+    """There is space for the blocks but not for the artifact: a job that was accepted before ends by name, another one is refused."""
     with Disk() as disk, Daemon(data=disk.data) as daemon:
         source = model(daemon)
         succeed(daemon, submit(daemon, dense(source)))
+        body = dense(source, quantization={"bits": 8, "group_size": 64}, max_attempts=2)
+        job = submit(daemon, dict(body, calibration={"stream": True, "num_samples": 4, "sequence_length": 64}))
         disk.fill(leave=DISK // 20 + MIB * 3 // 4)  # what the database needs is part of it
         equal(ready(daemon), 200, "readiness with little space")
         before = disk.free()
-        job = submit(daemon, dense(source, quantization={"bits": 8, "group_size": 64}, max_attempts=2))
+        refused = daemon.request("POST", JOBS, json=body)
+        equal((refused.status, refused.json["code"]), (507, "insufficient_storage"), repr(refused))
+        problems = daemon.request("POST", "/v1/quantization/estimates", json=body).json["problems"]
+        equal([row["code"] for row in problems], ["insufficient_storage"], repr(problems))
+        equal(daemon.request("POST", "%s/%s/calibration?complete=1" % (JOBS, job), body=ids_records(4, 64, 2048),
+                             headers={"Content-Type": NDJSON}).status, 200)
         state = wait_job(daemon, job, 60)
         equal(state["status"], "failed", "status")
         equal(state["error"]["code"], "disk_full", "code (%r)" % state["error"])

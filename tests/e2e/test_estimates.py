@@ -97,12 +97,11 @@ def jobs_that_cannot_run():
             refused = daemon.request("POST", JOBS, json=body)
             equal((refused.status, refused.json["errors"][0]["code"]), (422, "insufficient_memory"), repr(refused))
             model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
-            wrong = {"model": model, "method": "gptq", "quantization": {"bits": 4, "group_size": 48,
-                                                                        "overrides": [{"match": "*.nowhere", "skip": True}]},
+            wrong = {"model": model, "method": "gptq", "quantization": {"bits": 4, "overrides": [{"match": "*.nowhere", "skip": True}]},
                      "calibration": {"stream": True}, "resources": {"device": "cuda:7"}}
             said = estimate(daemon, wrong)
-            equal({row["param"] for row in said["problems"]}, {"/quantization/group_size", "/quantization/overrides/0/match",
-                                                               "/resources/device"}, repr(said["problems"]))
+            equal({row["param"] for row in said["problems"]}, {"/quantization/overrides/0/match", "/resources/device"},
+                  repr(said["problems"]))
             equal((said["possible"], said["output"], said["memory"], said["disk"]), (False, None, None, None), "of what is not known")
             unread = daemon.request("POST", ESTIMATES, json={"model": model, "method": "gptq", "quantization": {"bits": "four"}})
             equal((unread.status, unread.json["errors"][0]["param"]), (400, "/quantization/bits"), repr(unread))

@@ -49,8 +49,8 @@ def tour():
         true("there are more" in client.run("jobs", "-n", "1").err, "a limit is said")
         planned = client.run("plan", "-f", path, "-c", "texts.ndjson").out
         true("compressed-tensors" in planned and "problem" not in planned, planned)
-        refused = client.run("plan", "-f", path, "-c", "texts.ndjson", "-g", "48", status=REFUSED).out
-        true("problem       /quantization/group_size" in refused, refused)
+        refused = client.run("plan", "-f", path, "-c", "texts.ndjson", "--device", "cuda:7", status=REFUSED).out
+        true("problem       /resources/device" in refused, refused)
         show_report(client, daemon, first["id"], by_flags["id"])
         pull_artifact(client, daemon, first)
         equal([entry["id"] for entry in client.run("artifacts", "--job", first["id"], "--json").json["data"]],

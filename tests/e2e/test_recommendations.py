@@ -36,7 +36,7 @@ def goals_and_loads():
                 found = ask(daemon, goal=goal)
                 equal((found["goal"], names(found)[0]), (goal, first))
                 for row in found["choices"]:
-                    true(len(row["reason"]) > 20 and row["fits"] and row["total_bytes"] > 0, "%s: %r" % (goal, row))
+                    true(len(row["reason"]) > 10 and row["fits"] and row["total_bytes"] > 0, "%s: %r" % (goal, row))
                     equal(row["job"]["model"], {"uri": "file:8b"}, "the model of the job")
             memory_of_known_shapes(daemon)
             bottlenecks(daemon)
