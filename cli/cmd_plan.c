@@ -14,7 +14,7 @@ struct plan_options {
 
 static const struct option_row plan_options[] = {JOBREQUEST_OPTIONS(offsetof(struct plan_options, request)), {0}};
 
-static const char *bytes_of(const json_t *object, const char *key, char out[PRINT_SIZE])
+static const char *plan_bytes(const json_t *object, const char *key, char out[PRINT_SIZE])
 {
     const json_t *value = json_object_get(object, key);
 
@@ -30,8 +30,8 @@ static void print_output(const json_t *estimate)
         return;
     }
     safe_printf(stdout, "artifact      %s: %s of %s (%s times smaller), %s bits per quantized weight\n",
-                print_text(output, "format"), bytes_of(output, "artifact_bytes", made),
-                bytes_of(output, "source_bytes", source), print_number(output, "compression_ratio", 3, ratio),
+                print_text(output, "format"), plan_bytes(output, "artifact_bytes", made),
+                plan_bytes(output, "source_bytes", source), print_number(output, "compression_ratio", 3, ratio),
                 print_number(output, "bits_per_weight", 4, bits));
 }
 
@@ -43,11 +43,12 @@ static void print_memory(const json_t *memory)
         return;
     }
     safe_printf(stdout, "memory        %s: up to %s, at least %s; %s are free\n", print_text(memory, "device"),
-                bytes_of(memory, "expected_bytes", most), bytes_of(memory, "minimum_bytes", least),
-                bytes_of(memory, "free_bytes", left));
+                plan_bytes(memory, "expected_bytes", most), plan_bytes(memory, "minimum_bytes", least),
+                plan_bytes(memory, "free_bytes", left));
     if (json_is_integer(json_object_get(memory, "activations_bytes"))) {
-        safe_printf(stdout, "activations   %s, on disk beyond %s\n", bytes_of(memory, "activations_bytes", activations),
-                    bytes_of(memory, "activations_budget_bytes", budget));
+        safe_printf(stdout, "activations   %s, on disk beyond %s\n",
+                    plan_bytes(memory, "activations_bytes", activations),
+                    plan_bytes(memory, "activations_budget_bytes", budget));
     }
 }
 
@@ -57,8 +58,8 @@ static void print_disk(const json_t *disk)
 
     if (json_is_object(disk)) {
         safe_printf(stdout, "disk          %s: finished blocks %s, artifact %s; %s are free\n",
-                    bytes_of(disk, "needed_bytes", need), bytes_of(disk, "blocks_bytes", blocks),
-                    bytes_of(disk, "artifact_bytes", artifact), bytes_of(disk, "free_bytes", left));
+                    plan_bytes(disk, "needed_bytes", need), plan_bytes(disk, "blocks_bytes", blocks),
+                    plan_bytes(disk, "artifact_bytes", artifact), plan_bytes(disk, "free_bytes", left));
     }
 }
 

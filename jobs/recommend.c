@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define FREE_SHARE 0.9     /* of a device's memory: the rest is a runtime's own */
-#define HARDLY_FASTER 1.15 /* less is no reason to quantize */
+#define HARDLY_FASTER 1.15 /* a gain that is too small to quantize for */
 #define LOAD_MAX ((int64_t)1 << 30)
 
 static const char *const runtime_choices[] = {"any", "vllm", "sglang", "transformers", "llama.cpp", NULL};
@@ -277,7 +277,7 @@ static bool comes_before(const struct setting *s, const json_t *a, const json_t 
            json_number_value(json_object_get(b, "request_speedup"));
 }
 
-static void place(const struct setting *s, json_t *list, json_t *choice)
+static void place_choice(const struct setting *s, json_t *list, json_t *choice)
 {
     size_t at = json_array_size(list);
 
@@ -301,7 +301,7 @@ static void add_choice(const struct setting *s, const struct choice_row *choice,
     } else if (!check_choice(s, choice, &spec, &calibrated, &why)) {
         leave_out(left_out, choice->name, why);
     } else {
-        place(s, list, choice_json(s, choice, reason, &spec, calibrated));
+        place_choice(s, list, choice_json(s, choice, reason, &spec, calibrated));
     }
 }
 
@@ -341,8 +341,8 @@ static json_t *recommend(const struct setting *s)
                      "left_out", left_out, "speed_note", speed_note(list));
 }
 
-static int open_model(struct service *service, const struct principal *who, const json_t *given, char id[ID_SIZE],
-                      struct model **model, struct validation_errors *errors)
+static int open_requested(struct service *service, const struct principal *who, const json_t *given, char id[ID_SIZE],
+                          struct model **model, struct validation_errors *errors)
 {
     AUTO_JSON json_t *described = NULL;
     struct job_spec named = {.mode = SPEC_ARCHITECTURE};
@@ -370,7 +370,7 @@ int service_recommend(struct service *service, const struct principal *who, cons
     TRY(params_parse(request_tables, body, "", &request, errors));
     read_accelerator(request.accelerator, &s.device, errors);
     int rc = validation_raise(errors);
-    rc = rc == 0 ? open_model(service, who, request.model, id, &model, errors) : rc;
+    rc = rc == 0 ? open_requested(service, who, request.model, id, &model, errors) : rc;
     if (rc == 0) {
         s.goal = &goals[request.goal];
         s.model_id = id;

@@ -254,6 +254,22 @@ void fake_service_job(struct service *service, enum job_status status, char id[I
     json_decref(body);
 }
 
+int service_estimate(struct service *service, const struct principal *who, const json_t *body,
+                     struct validation_errors *errors, json_t **estimate)
+{
+    (void)service, (void)who, (void)body, (void)errors;
+    *estimate = json_pack("{s:s}", "object", "estimate");
+    return 0;
+}
+
+int service_recommend(struct service *service, const struct principal *who, const json_t *body,
+                      struct validation_errors *errors, json_t **recommendation)
+{
+    (void)service, (void)who, (void)body, (void)errors;
+    *recommendation = json_pack("{s:s}", "object", "recommendation");
+    return 0;
+}
+
 int service_job_create(struct service *service, const struct principal *who, const json_t *body,
                        const struct trace *trace, const struct idempotency_key *idempotency,
                        struct validation_errors *errors, json_t **job)
