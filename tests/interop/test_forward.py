@@ -14,6 +14,7 @@ import transformers
 SEQUENCES = 2
 LENGTH = 48
 TOLERANCE = 1e-4  # largest difference over largest logit
+FOLDED = 5e-5  # likewise, of logits before and after factors were moved; a norm of 1 + w rounds them
 
 SHAPE = {
     "vocab_size": 160,
@@ -439,18 +440,31 @@ def forward(directory, ids, folder):
     return numpy.fromfile(out_file, "<f4").reshape(-1, SHAPE["vocab_size"])
 
 
+def folds(directory, ids, folder, logits):
+    """How many groups of linears have a fold; with factors moved by all of them, routers' inputs included, logits stay as they are."""
+    ids_file, out_file = folder / "ids.bin", folder / "folded.bin"
+    ids.astype("<i4").tofile(ids_file)
+    done = subprocess.run([tool(), directory, ids_file, str(ids.shape[0]), str(ids.shape[1]), out_file, "fold"], check=True, stdout=subprocess.PIPE)
+    found = numpy.fromfile(out_file, "<f4").reshape(logits.shape)
+    assert numpy.abs(found - logits).max() / numpy.abs(logits).max() < FOLDED
+    return int(done.stdout)
+
+
 def compare(directory, folder):
     ids = numpy.random.default_rng(7).integers(0, SHAPE["vocab_size"], (SEQUENCES, LENGTH), dtype=numpy.int32)
     wanted, found = reference(directory, ids), forward(directory, ids, folder)
     assert numpy.isfinite(found).all()
     assert numpy.abs(found - wanted).max() / numpy.abs(wanted).max() < TOLERANCE
+    return folds(directory, ids, folder, found)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_family(case, tmp_path):
     build, more = CASES[case]
     make(build(**more)).save_pretrained(tmp_path / "model")
-    compare(tmp_path / "model", tmp_path)
+    count = compare(tmp_path / "model", tmp_path)
+    print(f"{case}: {count} folds")
+    assert count > 0
 
 
 @pytest.mark.parametrize("build", [llama, qwen3])

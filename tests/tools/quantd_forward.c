@@ -1,7 +1,9 @@
-/* quantd-forward MODEL_DIR IDS_FILE SEQUENCES LENGTH OUT_FILE
+/* quantd-forward MODEL_DIR IDS_FILE SEQUENCES LENGTH OUT_FILE [fold]
  *
  * The float forward pass alone, for tests that compare it with another implementation: raw little-endian int32 ids
- * [SEQUENCES, LENGTH] in, float32 logits [SEQUENCES * LENGTH, vocab] out. */
+ * [SEQUENCES, LENGTH] in, float32 logits [SEQUENCES * LENGTH, vocab] out. With `fold`, factors move from all linears
+ * that have a fold to what makes their inputs, which leaves the logits as they are; their number goes to standard
+ * output. */
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -13,6 +15,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define IDS_MAX ((size_t)64 << 20)
@@ -27,6 +30,8 @@ struct forward {
     struct tensor x;
     struct tensor shared[PLAN_SHARED_MAX]; /* what layers gave to later ones; data NULL: nothing yet */
     int out_fd;
+    bool fold;
+    int folded; /* groups */
 };
 
 static int read_ids(struct forward *f, const char *path)
@@ -86,6 +91,25 @@ static int bind_shared(struct forward *f, struct block_values *values, int v)
     return 0;
 }
 
+/* Powers of two, so that hardly anything is rounded. */
+static int fold_all(struct forward *f, struct block *block)
+{
+    const struct plan *plan = block->plan;
+    AUTO_FREE float *factors = NULL;
+
+    TRY(mem_array(&factors, (size_t)plan->widest_input));
+    for (int64_t i = 0; i < plan->widest_input; i++) {
+        factors[i] = (float)(1 << (i * 7 % 5)) / 4;
+    }
+    for (int g = 0; g < plan->group_count; g++) {
+        if (plan->groups[g].fold.kind != FOLD_NONE) {
+            TRY(block_fold(block, &plan->groups[g], factors, DTYPE_F32, &f->gpu, f->stream));
+            f->folded++;
+        }
+    }
+    return 0;
+}
+
 static int forward(struct forward *f, struct block *block, struct block_scratch *scratch, int64_t layer)
 {
     struct block_values values;
@@ -96,6 +120,7 @@ static int forward(struct forward *f, struct block *block, struct block_scratch 
             TRY(block_load_module(f->model, &f->gpu, f->stream, block, i));
         }
     }
+    TRY(f->fold ? fold_all(f, block) : 0);
     TRY(block_values_init(&values, block->plan, scratch, NULL));
     block_value_bind(&values, 0, f->x.data);
     values.ids = f->ids;
@@ -169,13 +194,16 @@ static int run(struct forward *f, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct forward f = {.out_fd = -1};
+    struct forward f = {.out_fd = -1, .fold = argc == 7 && strcmp(argv[6], "fold") == 0};
 
-    if (argc != 6) {
-        fprintf(stderr, "usage: quantd-forward MODEL_DIR IDS_FILE SEQUENCES LENGTH OUT_FILE\n");
+    if (argc != 6 && !f.fold) {
+        fprintf(stderr, "usage: quantd-forward MODEL_DIR IDS_FILE SEQUENCES LENGTH OUT_FILE [fold]\n");
         return 2;
     }
     int rc = run(&f, argv);
+    if (rc == 0 && f.fold) {
+        printf("%d\n", f.folded);
+    }
     if (rc != 0) {
         fprintf(stderr, "%s: %s\n", err_api_code(rc), err_last()->message);
     }
