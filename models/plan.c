@@ -92,44 +92,32 @@ static int plan_add_module(struct plan_builder *b, const struct plan_module *mod
     return b->plan.module_count++;
 }
 
-static int add_linear(struct plan_builder *b, int in, const struct plan_module *module)
+/* `module` as far as it is not decided by its input. */
+static int add_linear(struct plan_builder *b, int in, struct plan_module module)
 {
-    int index = plan_add_module(b, module);
+    module.cols = plan_width(b, in);
+    module.expert = -1;
+    int index = plan_add_module(b, &module);
     struct plan_step step = {.kind = STEP_LINEAR, .in = {in}, .inputs = 1, .module = index, .norm = -1};
 
-    return index < 0 ? 0 : add_step(b, &step, module->rows);
+    return index < 0 ? 0 : add_step(b, &step, module.rows);
 }
 
 int plan_linear(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias)
 {
-    return add_linear(
-        b, in,
-        &(struct plan_module){
-            .path = path, .gguf = gguf, .rows = rows, .cols = plan_width(b, in), .bias = bias, .expert = -1});
+    return add_linear(b, in, (struct plan_module){.path = path, .gguf = gguf, .rows = rows, .bias = bias});
 }
 
 int plan_optional(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias)
 {
     return add_linear(b, in,
-                      &(struct plan_module){.path = path,
-                                            .gguf = gguf,
-                                            .rows = rows,
-                                            .cols = plan_width(b, in),
-                                            .bias = bias,
-                                            .optional = true,
-                                            .expert = -1});
+                      (struct plan_module){.path = path, .gguf = gguf, .rows = rows, .bias = bias, .optional = true});
 }
 
 int plan_router(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias)
 {
     return add_linear(b, in,
-                      &(struct plan_module){.path = path,
-                                            .gguf = gguf,
-                                            .rows = rows,
-                                            .cols = plan_width(b, in),
-                                            .bias = bias,
-                                            .fixed = true,
-                                            .expert = -1});
+                      (struct plan_module){.path = path, .gguf = gguf, .rows = rows, .bias = bias, .fixed = true});
 }
 
 int plan_normalize(struct plan_builder *b, int in, const struct plan_norm *norm)
