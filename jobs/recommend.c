@@ -119,8 +119,15 @@ static json_t *accelerator_json(const struct recommend_request *request, const s
 
 /* --- times and sizes */
 
+/* Of a batch of requests, by one of them. */
+struct speed {
+    struct roofline_time decode, prefill;
+    double request;
+    double cache, total; /* bytes */
+    bool fits;
+};
+
 struct setting {
-    struct service *service;
     const struct recommend_request *request;
     const struct goal_row *goal;
     const char *model_id; /* of the jobs that are checked */
@@ -128,15 +135,7 @@ struct setting {
     struct roofline_device device;
     struct roofline_load load;
     struct roofline_model shape;
-    double plain_seconds; /* of a request in 16 bits */
-};
-
-/* Of a batch of requests, by one of them. */
-struct speed {
-    struct roofline_time decode, prefill;
-    double request;
-    double cache, total; /* bytes */
-    bool fits;
+    struct speed plain; /* in 16 bits */
 };
 
 static struct speed speed_of(const struct setting *s, const struct roofline_form *form)
@@ -171,11 +170,13 @@ static json_t *explain(const struct setting *s, const struct speed *speed)
         advice[d->bound]);
 }
 
-static json_t *plain_json(const struct setting *s, const struct speed *plain, double weights)
+static json_t *plain_json(const struct setting *s)
 {
-    return json_pack("{s:f, s:f, s:f, s:b, s:f, s:f, s:s, s:s, s:o}", "weights_bytes", weights, "kv_cache_bytes",
-                     plain->cache, "total_bytes", plain->total, "fits", (int)plain->fits, "decode_seconds",
-                     plain->decode.seconds, "prefill_seconds", plain->prefill.seconds, "decode_bound",
+    const struct speed *plain = &s->plain;
+
+    return json_pack("{s:f, s:f, s:f, s:b, s:f, s:f, s:s, s:s, s:o}", "weights_bytes", plain->total - plain->cache,
+                     "kv_cache_bytes", plain->cache, "total_bytes", plain->total, "fits", (int)plain->fits,
+                     "decode_seconds", plain->decode.seconds, "prefill_seconds", plain->prefill.seconds, "decode_bound",
                      roofline_bounds[plain->decode.bound], "prefill_bound", roofline_bounds[plain->prefill.bound],
                      "explanation", explain(s, plain));
 }
@@ -239,9 +240,7 @@ static json_t *choice_json(const struct setting *s, const struct choice_row *cho
     const struct roofline_form form = {.weights = (double)spec->disk.artifact,
                                        .cache_share = choice->cache ? 0.5 : 1,
                                        .operations = products_of(choice, &s->device)};
-    const struct roofline_form plain = {
-        .weights = (double)model_bytes(s->model), .cache_share = 1, .operations = s->device.bf16};
-    struct speed speed = speed_of(s, &form), before = speed_of(s, &plain);
+    const struct speed speed = speed_of(s, &form), *before = &s->plain;
     bool serves = choice->serves;
     json_t *runtimes = json_array();
 
@@ -252,10 +251,10 @@ static json_t *choice_json(const struct setting *s, const struct choice_row *cho
                      choice->name, "reason", reason, "job", job_of(s, choice, calibrated), "bits_per_weight",
                      spec->disk.parameters > 0 ? json_real(disk_plan_bits(&spec->disk)) : json_null(), "weights_bytes",
                      form.weights, "kv_cache_bytes", speed.cache, "total_bytes", speed.total, "fits", (int)speed.fits,
-                     "decode_speedup", serves ? json_real(before.decode.seconds / speed.decode.seconds) : json_null(),
+                     "decode_speedup", serves ? json_real(before->decode.seconds / speed.decode.seconds) : json_null(),
                      "prefill_speedup",
-                     serves ? json_real(before.prefill.seconds / speed.prefill.seconds) : json_null(),
-                     "request_speedup", serves ? json_real(before.request / speed.request) : json_null(),
+                     serves ? json_real(before->prefill.seconds / speed.prefill.seconds) : json_null(),
+                     "request_speedup", serves ? json_real(before->request / speed.request) : json_null(),
                      "decode_bound", roofline_bounds[speed.decode.bound], "kernels", choice->kernels, "caution",
                      choice->caution, "runtimes", runtimes);
 }
@@ -326,9 +325,6 @@ static json_t *speed_note(const json_t *list)
 
 static json_t *recommend(const struct setting *s)
 {
-    const struct roofline_form form = {
-        .weights = (double)model_bytes(s->model), .cache_share = 1, .operations = s->device.bf16};
-    struct speed plain = speed_of(s, &form);
     json_t *list = json_array(), *left_out = json_array();
 
     for (int i = 0; i < GOAL_CHOICES_MAX && s->goal->order[i].choice != NULL; i++) {
@@ -337,8 +333,8 @@ static json_t *recommend(const struct setting *s)
     return json_pack("{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:o, s:o, s:o, s:o}", "object", "recommendation", "goal",
                      s->goal->name, "title", s->goal->title, "note", s->goal->note, "accelerator",
                      accelerator_json(s->request, &s->device), "batch", (json_int_t)s->load.batch, "context_tokens",
-                     (json_int_t)s->load.context, "float", plain_json(s, &plain, form.weights), "choices", list,
-                     "left_out", left_out, "speed_note", speed_note(list));
+                     (json_int_t)s->load.context, "float", plain_json(s), "choices", list, "left_out", left_out,
+                     "speed_note", speed_note(list));
 }
 
 static int open_requested(struct service *service, const struct principal *who, const json_t *given, char id[ID_SIZE],
@@ -363,7 +359,7 @@ int service_recommend(struct service *service, const struct principal *who, cons
                       struct validation_errors *errors, json_t **out)
 {
     struct recommend_request request = {0};
-    struct setting s = {.service = service, .request = &request};
+    struct setting s = {.request = &request};
     char id[ID_SIZE];
     struct model *model = NULL;
 
@@ -378,6 +374,9 @@ int service_recommend(struct service *service, const struct principal *who, cons
         s.load =
             (struct roofline_load){.batch = request.batch, .context = request.prompt_tokens + request.output_tokens};
         s.shape = roofline_model(model, &s.load);
+        s.plain =
+            speed_of(&s, &(struct roofline_form){
+                             .weights = (double)model_bytes(model), .cache_share = 1, .operations = s.device.bf16});
         *out = recommend(&s);
         rc = *out == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a recommendation") : 0;
         model_close(model);

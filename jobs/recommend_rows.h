@@ -23,7 +23,6 @@ struct choice_row {
     enum choice_products products;
     bool cache;                  /* keys and values in eight bits */
     bool serves;                 /* its kernels are made for throughput; else no speed is promised */
-    bool activations;            /* inputs are quantized, too */
     const char *const *runtimes; /* NULL-terminated */
     const char *kernels;         /* what multiplies */
     const char *caution;         /* NULL: there is nothing to be careful of */

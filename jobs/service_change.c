@@ -252,6 +252,14 @@ static int check_retry(struct service *service, const struct principal *who, con
 }
 
 /* Records that were uploaded are gone with the job's folder; a file can be read again. */
+/* The files of finished blocks are there; blocks are about alike. */
+static void leave_out_finished(const struct job_row *row, struct disk_plan *disk)
+{
+    int64_t total = row->progress.layers_total, done = row->checkpoint.blocks;
+
+    disk->blocks -= total > 0 ? disk->blocks / total * (done < total ? done : total) : 0;
+}
+
 static int refuse_gone_records(void)
 {
     int rc = err_raise(ERR_JOB_STATE_CONFLICT, "the job's calibration records were streamed to it and are gone");
@@ -332,6 +340,9 @@ int service_job_retry(struct service *service, const struct principal *who, cons
         return refuse_gone_records();
     }
     TRY(check_retry(service, who, &row, &spec, warnings, errors));
+    if (!starts_over(service, &row)) {
+        leave_out_finished(&row, &spec.disk);
+    }
     AUTO_JSON json_t *request = spec_json(&spec);
     if (request == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
