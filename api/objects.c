@@ -187,6 +187,8 @@ static const struct schema_row retry_rows[] = {
     MEMBER(quantization, OBJECT, OPTIONAL,
            HELP("Parameters to change; they must not contradict the blocks that are finished.")),
     MEMBER(output, OBJECT, OPTIONAL),
+    MEMBER(evaluation, OBJECT, OPTIONAL,
+           HELP("Its gate alone: other limits, or more rungs after those that were tried.")),
     MEMBER(resources, OBJECT, OPTIONAL),
     MEMBER(max_attempts, INT, OPTIONAL),
     MEMBER(timeout_seconds, INT, OPTIONAL, HELP("Running time allowed from the retry on.")),
@@ -243,6 +245,7 @@ static const struct schema_row result_rows[] = {ID(artifact_id, "art", NULLABLE)
                                                 MEMBER(perplexity_before, NUMBER, NULLABLE),
                                                 MEMBER(perplexity_after, NUMBER, NULLABLE),
                                                 MEMBER(kl_divergence_mean, NUMBER, NULLABLE),
+                                                MEMBER(top1_agreement, NUMBER, NULLABLE),
                                                 LIST(worst_layers, schema_worst_layer),
                                                 END};
 static const struct schema schema_result = {.name = "JobResult", .rows = result_rows};
@@ -284,6 +287,7 @@ static const struct schema_row job_evaluation_rows[] = {ID(file_id, "file", NULL
                                                         MEMBER(sequence_length, INT),
                                                         MEMBER(text_field, STRING),
                                                         MEMBER(add_special_tokens, BOOL),
+                                                        OBJECT(gate, schema_job_gate, NULLABLE),
                                                         END};
 static const struct schema schema_job_evaluation = {.name = "JobEvaluation", .rows = job_evaluation_rows};
 
@@ -329,6 +333,7 @@ static const struct schema_row job_rows[] = {
     MEMBER(quantization, OBJECT, HELP("The method's parameters, with every default filled in.")),
     OBJECT(output, schema_job_output),
     OBJECT(evaluation, schema_job_evaluation),
+    OBJECT(gate, schema_gate, NULLABLE),
     OBJECT(resources, schema_job_resources),
     MEMBER(seed, INT),
     MEMBER(priority, INTEGER),
@@ -372,7 +377,8 @@ static const struct schema_row calibration_rows[] = {
 const struct schema schema_calibration = {
     .name = "CalibrationUpload", .help = "What became of an upload.", .rows = calibration_rows};
 
-static const char *const event_kinds[] = {"status", "progress", "layer", "metric", "log", "warning", "artifact", NULL};
+static const char *const event_kinds[] = {"status",  "progress", "layer", "metric", "log",
+                                          "warning", "artifact", "gate",  NULL};
 static const struct schema_row event_rows[] = {CONST(object, "event"),
                                                MEMBER(seq, INT),
                                                MEMBER(type, ENUM, .choices = event_kinds),
@@ -403,6 +409,8 @@ static const struct schema schema_environment = {.name = "Environment", .rows = 
 static const struct schema_row evaluation_rows[] = {MEMBER(perplexity_before, NUMBER, NULLABLE),
                                                     MEMBER(perplexity_after, NUMBER, NULLABLE),
                                                     MEMBER(kl_divergence_mean, NUMBER, NULLABLE),
+                                                    MEMBER(top1_agreement, NUMBER, NULLABLE),
+                                                    OBJECT(generation, schema_generation, NULLABLE),
                                                     MEMBER(tokens, INT),
                                                     MEMBER(sequences, INT),
                                                     MEMBER(sequence_length, INT),
@@ -441,6 +449,7 @@ static const struct schema_row report_rows[] = {
     OBJECT(environment, schema_environment),
     OBJECT(totals, schema_totals),
     OBJECT(evaluation, schema_evaluation, NULLABLE),
+    OBJECT(gate, schema_gate, NULLABLE),
     OBJECT(calibration, schema_report_calibration),
     MEMBER(kv_cache, LIST, NULLABLE, HELP("Scales of keys and values by layer.")),
     MEMBER(analysis, OBJECT, NULLABLE, HELP("Rows and schemes of a method that only analyses.")),

@@ -81,6 +81,7 @@ static void show_head(const json_t *report)
                     print_number(evaluation, "perplexity_after", 6, b));
         safe_printf(stdout, "mean KL       %s nats\n", print_number(evaluation, "kl_divergence_mean", 4, a));
     }
+    job_print_gate(json_object_get(report, "gate"));
     if (json_is_object(totals)) {
         safe_printf(stdout, "bits/weight   %s\n", print_number(totals, "bits_per_weight", 5, a));
         safe_printf(stdout, "size          %s of %s\n",

@@ -303,6 +303,28 @@ static void on_metric(struct display *display, const json_t *event, const json_t
     }
 }
 
+/* How a rung of a gate's ladder came out, and what comes next. */
+static void on_gate(struct display *display, const json_t *event, const json_t *data)
+{
+    const json_t *reason = json_array_get(json_object_get(data, "reasons"), 0);
+    char rung[PRINT_SIZE], total[PRINT_SIZE], perplexity[PRINT_SIZE];
+    const char *action = print_text(data, "action");
+
+    (void)snprintf(rung, sizeof(rung), "%lld", (long long)display_number_of(data, "rung") + 1);
+    (void)snprintf(total, sizeof(total), "%lld", (long long)display_number_of(data, "rungs_total"));
+    say(display, event, "gate: rung %s of %s (%s) %s, perplexity %s%s%s; %s", rung, total, print_text(data, "method"),
+        json_is_true(json_object_get(data, "passed")) ? "passed" : "failed",
+        print_number(data, "perplexity", 6, perplexity), reason != NULL ? ": " : "",
+        reason != NULL ? print_text(reason, "message") : "",
+        strcmp(action, "next_rung") == 0 ? "going on with the next rung"
+        : strcmp(action, "fail") == 0    ? "the job fails"
+        : strcmp(action, "warn") == 0    ? "the artifact is made all the same"
+                                         : "the artifact is made");
+    if (strcmp(action, "next_rung") == 0) { /* its blocks begin with the first */
+        display->layers_done = 0;
+    }
+}
+
 /* A message, and the members that it is about. */
 static void on_log(struct display *display, const json_t *event, const json_t *data)
 {
@@ -335,6 +357,8 @@ void display_event(struct display *display, const json_t *event)
         on_layer(display, event, data);
     } else if (strcmp(type, "metric") == 0) {
         on_metric(display, event, data);
+    } else if (strcmp(type, "gate") == 0) {
+        on_gate(display, event, data);
     } else if (strcmp(type, "log") == 0) {
         on_log(display, event, data);
     } else if (json_get_string(data, "message") != NULL) {

@@ -121,6 +121,28 @@ void job_print_result(const json_t *result)
     }
 }
 
+void job_print_gate(const json_t *gate)
+{
+    char a[PRINT_SIZE], b[PRINT_SIZE], c[PRINT_SIZE];
+    const json_t *rung, *reason;
+    size_t i, k;
+
+    json_array_foreach(json_object_get(gate, "rungs"), i, rung)
+    {
+        const json_t *bits = json_object_get(json_object_get(rung, "quantization"), "bits");
+        safe_printf(stdout, "rung %-8zu %s: %s, %s", i,
+                    json_is_true(json_object_get(rung, "passed")) ? "passed" : "failed", print_text(rung, "method"),
+                    json_is_integer(bits) ? print_value(bits, a) : "");
+        safe_printf(stdout, "%sperplexity %s, mean KL %s nats, top-1 agreement %s\n",
+                    json_is_integer(bits) ? " bits, " : "", print_number(rung, "perplexity", 6, a),
+                    print_number(rung, "kl_divergence", 4, b), print_number(rung, "top1_agreement", 4, c));
+        json_array_foreach(json_object_get(rung, "reasons"), k, reason)
+        {
+            safe_printf(stdout, "              %s\n", print_text(reason, "message"));
+        }
+    }
+}
+
 static void print_state(const json_t *job)
 {
     const json_t *error = json_object_get(job, "error"), *warning;
@@ -173,6 +195,7 @@ int job_print(const json_t *job)
         safe_printf(stdout, "calibration   %s records,", print_value(json_object_get(calibration, "records"), text));
         safe_printf(stdout, " %s tokens\n", print_value(json_object_get(calibration, "tokens"), text));
     }
+    job_print_gate(json_object_get(job, "gate"));
     safe_printf(stdout, "created       %s\n", print_time(job, "created_at", text));
     safe_printf(stdout, "started       %s\n", print_time(job, "started_at", text));
     safe_printf(stdout, "finished      %s\n", print_time(job, "finished_at", text));

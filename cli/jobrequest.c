@@ -83,6 +83,12 @@ int jobrequest_body(const struct jobrequest *options, json_t **out)
     for (size_t i = 0; i < options->set.count; i++) {
         TRY(members_set(body, options->set.items[i]));
     }
+    for (size_t i = 0; i < options->gate.count; i++) {
+        TRY(members_gate(body, options->gate.items[i]));
+    }
+    for (size_t i = 0; i < options->ladder.count; i++) {
+        TRY(members_rung(body, options->ladder.items[i]));
+    }
     for (size_t i = 0; i < options->metadata.count; i++) {
         TRY(members_metadata(body, options->metadata.items[i]));
     }

@@ -9,7 +9,7 @@
 
 struct jobrequest {
     const char *file, *name, *model, *format, *calibration, *evaluation, *device, *webhook;
-    struct option_texts methods, set, metadata;
+    struct option_texts methods, set, metadata, gate, ladder;
     int64_t bits, group_size, samples, length, seed, priority, attempts, timeout;
     bool model_free;
 };
@@ -85,6 +85,19 @@ struct jobrequest {
          "FILE|FRACTION",                                                                                              \
          (at) + offsetof(struct jobrequest, evaluation),                                                               \
          .help = "Evaluate on file_... of the server, or on this fraction of the calibration records"},                \
+        {"gate",                                                                                                       \
+         0,                                                                                                            \
+         OPTION_TEXTS,                                                                                                 \
+         "NAME=VALUE",                                                                                                 \
+         (at) + offsetof(struct jobrequest, gate),                                                                     \
+         .help = "Limit that the result must keep, such as max_perplexity_increase_ratio=0.03, or on_fail=warn; "      \
+                 "repeatable"},                                                                                        \
+        {"rung",                                                                                                       \
+         0,                                                                                                            \
+         OPTION_TEXTS,                                                                                                 \
+         "NAME=VALUE,...",                                                                                             \
+         (at) + offsetof(struct jobrequest, ladder),                                                                   \
+         .help = "Members of quantization (or method) to try next where a limit is not kept; repeatable"},             \
         {"name", 'n', OPTION_TEXT, "NAME", (at) + offsetof(struct jobrequest, name), .help = "Name of the job"},       \
         {"metadata",                                                                                                   \
          0,                                                                                                            \

@@ -12,5 +12,10 @@ int members_text(json_t *object, const char *name, const char *text);
 void members_int(json_t *object, const char *name, int64_t value);
 /* --set: NAME=VALUE of the body's "quantization", or OBJECT.NAME=VALUE. The value is JSON, or text where it is not. */
 int members_set(json_t *body, const char *item);
+/* --gate: NAME=VALUE of evaluation.gate. */
+int members_gate(json_t *body, const char *item);
+/* --rung: one more of evaluation.gate.ladder, NAME=VALUE of its "quantization" or method=NAME, commas between several.
+ */
+int members_rung(json_t *body, const char *item);
 /* --metadata: KEY=VALUE. */
 int members_metadata(json_t *body, const char *item);

@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 /* Raised when a struct below changes; the rows of ops.def are compared by themselves. */
-#define GPU_ABI 20u
+#define GPU_ABI 21u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -222,6 +222,7 @@ struct gpu_nll {
     double nll_sum; /* -sum log p(target), natural log */
     double kl_sum;  /* sum over positions of KL(reference || logits) */
     int64_t count;
+    int64_t agree; /* positions whose largest logit is that of the reference; of equals the first */
 };
 
 /* The rows of gpu/ops.def, which says what each does. `signature` is made of them: a module that was built from other

@@ -24,6 +24,9 @@ static const struct hint_row {
                       "submit the job again, or"
                       " with resources.device \"cpu\""},
     {ERR_WORKER_LOST, "look at the daemon's log and the host's memory; submit the job again with fewer samples"},
+    {ERR_EVALUATION_GATE, "more bits, a smaller group_size or a method that calibrates; or a ladder of such rungs in "
+                          "evaluation.gate; or retry "
+                          "with wider limits in evaluation.gate, which keeps the finished blocks"},
     {ERR_NOT_FOUND, "the model or a file that the job needs is gone; register or upload it again"},
 };
 

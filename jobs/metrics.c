@@ -23,7 +23,7 @@ static struct metrics_histogram layer_seconds[METHODS_MAX + 1], layer_errors[MET
 static struct metrics_histogram waits;
 static metrics_counter attempts[DELIVERY_FAILED + 1];
 static struct metrics_histogram attempt_seconds;
-static metrics_counter checkpoint_bytes, leases_lost;
+static metrics_counter checkpoint_bytes, leases_lost, gates_failed;
 static _Atomic int64_t device_peak;
 
 /* name: of a method, or of steps with a plus between, of which the last one counts. */
@@ -70,6 +70,11 @@ void metrics_block_committed(const struct report_row *rows, int row_count, int64
 void metrics_lease_lost(void)
 {
     atomic_fetch_add(&leases_lost, 1);
+}
+
+void metrics_gate_failed(void)
+{
+    atomic_fetch_add(&gates_failed, 1);
 }
 
 void metrics_device_peak(int64_t bytes)
@@ -184,6 +189,9 @@ void metrics_write(struct service *service, FILE *out)
     metrics_count(out, "quantd_checkpoint_bytes_total", NULL, checkpoint_bytes);
     metrics_family(out, "quantd_lease_lost_total", "counter", "Attempts whose job was no longer theirs.");
     metrics_count(out, "quantd_lease_lost_total", NULL, leases_lost);
+    metrics_family(out, "quantd_gate_failures_total", "counter",
+                   "Quantized models that did not pass their job's gate.");
+    metrics_count(out, "quantd_gate_failures_total", NULL, gates_failed);
     write_webhooks(out);
     store_metrics(service->store, out);
 }

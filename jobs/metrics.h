@@ -16,6 +16,8 @@ void metrics_job_finished(const char *method, enum job_status status);
 void metrics_block_committed(const struct report_row *rows, int row_count, int64_t bytes);
 /* An attempt found that its job belongs to another. */
 void metrics_lease_lost(void);
+/* A rung did not pass its job's gate. */
+void metrics_gate_failed(void);
 /* The device's peak in the job that runs; 0: none runs. */
 void metrics_device_peak(int64_t bytes);
 /* An attempt at a message to a webhook; the message is pending when it is tried again. */

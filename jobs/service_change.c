@@ -225,6 +225,32 @@ static bool starts_over(const struct service *service, const struct job_row *row
     return gone;
 }
 
+static bool same_recipe(const struct recipe *a, const struct recipe *b)
+{
+    AUTO_JSON json_t *first = json_pack("[o, o]", recipe_method_json(a), recipe_parameters_json(a));
+    AUTO_JSON json_t *second = json_pack("[o, o]", recipe_method_json(b), recipe_parameters_json(b));
+
+    return first != NULL && json_equal(first, second);
+}
+
+/* A job that has gone down a ladder stands where it stands: the rungs up to that one stay, and both specs become it. */
+static void retry_at_rung(struct job_spec *before, struct job_spec *after, int rung, struct validation_errors *errors)
+{
+    bool same = after->gate.ladder_count >= rung && (rung == 0 || same_recipe(&before->recipe, &after->recipe));
+
+    for (int i = 0; same && i < rung; i++) {
+        same = same_recipe(&before->gate.ladder[i], &after->gate.ladder[i]);
+    }
+    if (!same) {
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/gate/ladder",
+                       "the job is at rung %d of its ladder, and this changes what came before or is at work", rung);
+        validation_hint(errors, "keep \"quantization\" and these rungs, add others after them, or create a new job");
+        return;
+    }
+    spec_use_rung(before, rung);
+    spec_use_rung(after, rung);
+}
+
 static int check_retry(struct service *service, const struct principal *who, const struct job_row *row,
                        struct job_spec *spec, json_t *warnings, struct validation_errors *errors)
 {
@@ -235,7 +261,8 @@ static int check_retry(struct service *service, const struct principal *who, con
 
     admission_check(service, who, spec, NULL, warnings, errors);
     TRY(validation_raise(errors));
-    if (row->checkpoint.blocks == 0 || starts_over(service, row)) {
+    bool rung = json_integer_value(json_object_get(row->gate, "rung")) > 0;
+    if ((row->checkpoint.blocks == 0 && !rung) || starts_over(service, row)) {
         return 0;
     }
     TRY(spec_parse(row->request, &none, &before));
@@ -244,6 +271,10 @@ static int check_retry(struct service *service, const struct principal *who, con
     AUTO_JSON json_t *request = spec_json(spec);
     int rc = request == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to check a retry")
                              : spec_parse(request, &none, &after);
+    if (rc == 0) {
+        retry_at_rung(&before, &after, (int)json_integer_value(json_object_get(row->gate, "rung")), errors);
+        rc = validation_raise(errors);
+    }
     rc = rc == 0 ? recipe_bind(&before.recipe, model) : rc;
     rc = rc == 0 ? recipe_bind(&after.recipe, model) : rc;
     rc = rc == 0 ? check_finished(&before, &after, model, row->checkpoint.blocks, errors) : rc;
@@ -308,7 +339,7 @@ static int change_retry(struct service *service, const struct job_row *row, cons
         columns.checkpoint = (struct job_checkpoint){.blocks = 0};
         columns.progress = (struct job_progress){.known = false};
         columns.calibration = columns.evaluation = (struct job_records){.records = 0};
-        change.set |= JOB_SET_RECORDS;
+        change.set |= JOB_SET_RECORDS | JOB_SET_GATE; /* whose ladder begins again, too */
     }
     change.row = &columns;
     TRY(job_move(service->store, row->id, JOB_RETRY, &change, &after));

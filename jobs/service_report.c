@@ -86,14 +86,28 @@ static json_t *environment_of(const struct service *service, const struct job_ro
                      kind, "name", info->name, "detail", info->detail, "threads", info->threads);
 }
 
+/* Of a job from before these were measured they are null. */
+static json_t *evaluation_of(const struct job_row *row)
+{
+    static const char *const later[] = {"top1_agreement", "generation"};
+    json_t *evaluation = json_copy(json_object_get(row->result, "evaluation"));
+
+    for (size_t i = 0; json_is_object(evaluation) && i < sizeof(later) / sizeof(later[0]); i++) {
+        if (json_object_get(evaluation, later[i]) == NULL) {
+            json_object_set_new(evaluation, later[i], json_null());
+        }
+    }
+    return evaluation != NULL ? evaluation : json_null();
+}
+
 static json_t *compose(const struct service *service, const struct job_row *row, const json_t *layers,
                        const json_t *blocks)
 {
-    return json_pack("{s:s, s:i, s:s, s:s, s:s?, s:s, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O?, s:O}", "object",
-                     "quantization.report", "version", REPORT_VERSION, "job_id", row->id, "status",
+    return json_pack("{s:s, s:i, s:s, s:s, s:s?, s:s, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O?, s:O}",
+                     "object", "quantization.report", "version", REPORT_VERSION, "job_id", row->id, "status",
                      job_status_name(row->status), "method", row->method, "mode", view_mode(row->request), "request",
                      row->request, "environment", environment_of(service, row), "totals", totals_of(row, layers),
-                     "evaluation", member_or_null(row->result, "evaluation"), "calibration", calibration_of(row),
+                     "evaluation", evaluation_of(row), "gate", view_gate(row), "calibration", calibration_of(row),
                      "kv_cache", analysis_scales(blocks), "analysis", analysis_report(blocks), "warnings",
                      json_is_array(row->warnings) ? json_incref(row->warnings) : json_array(), "error", row->error,
                      "layers", layers);

@@ -59,6 +59,8 @@ static const struct params_row evaluation_rows[] = {
         .help = "The member of a record that holds its text; records may have messages or input_ids instead."),
     ROW(PARAMS_BOOL, spec_evaluation, add_special_tokens, "true",
         .help = "Put around a text what the tokenizer's template adds (BOS); false for text that has it already."),
+    ROW(PARAMS_JSON, spec_evaluation, gate, "null", .quiet = true, .parts = gate_tables,
+        .help = "Limits that the quantized model must keep for the job to succeed, and what to try when it does not."),
     {.name = NULL},
 };
 
@@ -160,6 +162,40 @@ static void spec_refuse_length(const char *pointer, struct validation_errors *er
         "those before it");
 }
 
+/* A gate judges by what is measured on evaluation text. */
+static void check_gate(const struct job_spec *spec, struct validation_errors *errors)
+{
+    const struct spec_evaluation *e = &spec->evaluation;
+    bool evaluates = e->file_id[0] != '\0' || (spec_has_calibration(spec) && e->hold_back > 0);
+
+    if (!spec->gate.asked) {
+        return;
+    }
+    if (!evaluates) {
+        validation_add(errors, ERR_MISSING_PARAMETER, "/evaluation/file_id",
+                       "\"gate\" needs text to measure on: evaluation.file_id is not given, and no calibration "
+                       "sequences are held back");
+        validation_hint(errors, "evaluation.file_id, or calibration with evaluation.hold_back above 0");
+    }
+    if (spec->recipe.count > 0 && recipe_analyses(&spec->recipe)) {
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/gate",
+                       "\"gate\" does nothing: %s changes no model that could be evaluated", spec->recipe.name);
+    }
+    for (int i = 0; i < spec->gate.ladder_count; i++) {
+        const struct recipe *rung = &spec->gate.ladder[i];
+        char pointer[64];
+        (void)snprintf(pointer, sizeof(pointer), "/evaluation/gate/ladder/%d/method", i);
+        if (recipe_analyses(rung)) {
+            validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, pointer, "%s makes no model", rung->name);
+        } else if (recipe_needs_calibration(rung) && !spec_has_calibration(spec)) {
+            validation_add(errors, ERR_MISSING_PARAMETER, "/calibration",
+                           "\"calibration\" is required: %s, rung %d of the ladder, learns from the inputs of the "
+                           "model's linears",
+                           rung->name, i + 1);
+        }
+    }
+}
+
 static void check_data(const struct job_spec *spec, struct validation_errors *errors)
 {
     const struct spec_calibration *c = &spec->calibration;
@@ -259,6 +295,7 @@ int spec_parse(const json_t *body, struct validation_errors *errors, struct job_
     }
     parse_part(calibration_tables, top.calibration, "/calibration", &spec.calibration, errors);
     parse_part(evaluation_tables, top.evaluation, "/evaluation", &spec.evaluation, errors);
+    gate_parse(spec.evaluation.gate, top.method, top.quantization, errors, &spec.gate);
     parse_part(output_tables, top.output, "/output", &spec.output, errors);
     parse_part(resources_tables, top.resources, "/resources", &spec.resources, errors);
     spec_check_metadata(top.metadata, errors);
@@ -268,6 +305,7 @@ int spec_parse(const json_t *body, struct validation_errors *errors, struct job_
         snprintf(spec.output.format, sizeof(spec.output.format), "%s", spec.format != NULL ? spec.format->name : "");
     }
     check_data(&spec, errors);
+    check_gate(&spec, errors);
     params_release(top_tables, &top);
     if (errors->count > 0) {
         spec_deinit(&spec);
@@ -280,22 +318,49 @@ int spec_parse(const json_t *body, struct validation_errors *errors, struct job_
 void spec_deinit(struct job_spec *spec)
 {
     recipe_deinit(&spec->recipe);
+    gate_deinit(&spec->gate);
+    params_release(evaluation_tables, &spec->evaluation);
     json_decref(spec->metadata);
     memset(spec, 0, sizeof(*spec));
 }
 
+/* A gate is stored as what it was understood to be. */
+static json_t *spec_evaluation_json(const struct job_spec *spec)
+{
+    json_t *evaluation = params_json(evaluation_tables, &spec->evaluation);
+
+    if (spec->gate.asked && evaluation != NULL) {
+        json_object_set_new(evaluation, "gate", gate_json(&spec->gate, &spec->recipe));
+    }
+    return evaluation;
+}
+
+void spec_use_rung(struct job_spec *spec, int rung)
+{
+    const int moves[] = {spec->rung, rung}; /* back to the request's own, then to the rung */
+
+    for (size_t i = 0; i < sizeof(moves) / sizeof(moves[0]); i++) {
+        if (moves[i] > 0) {
+            struct recipe *other = &spec->gate.ladder[moves[i] - 1], recipe = spec->recipe;
+            spec->recipe = *other;
+            *other = recipe;
+        }
+    }
+    spec->rung = rung;
+}
+
 json_t *spec_json(const struct job_spec *spec)
 {
-    return json_pack(
-        "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:s?, s:O?, s:s}", "name", spec->name,
-        "model", spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
-        recipe_parameters_json(&spec->recipe), "output", params_json(output_tables, &spec->output), "calibration",
-        params_json(calibration_tables, &spec->calibration), "evaluation",
-        params_json(evaluation_tables, &spec->evaluation), "resources", params_json(resources_tables, &spec->resources),
-        "seed", (json_int_t)spec->seed, "priority", (json_int_t)spec->priority, "max_attempts",
-        (json_int_t)spec->max_attempts, "timeout_seconds", (json_int_t)spec->timeout_seconds, "expires_after_seconds",
-        (json_int_t)spec->expires_after_seconds, "webhook_id", spec->webhook_id[0] != '\0' ? spec->webhook_id : NULL,
-        "metadata", spec->metadata, "mode", spec_modes[spec->mode]);
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:s?, s:O?, s:s}", "name",
+                     spec->name, "model", spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
+                     recipe_parameters_json(&spec->recipe), "output", params_json(output_tables, &spec->output),
+                     "calibration", params_json(calibration_tables, &spec->calibration), "evaluation",
+                     spec_evaluation_json(spec), "resources", params_json(resources_tables, &spec->resources), "seed",
+                     (json_int_t)spec->seed, "priority", (json_int_t)spec->priority, "max_attempts",
+                     (json_int_t)spec->max_attempts, "timeout_seconds", (json_int_t)spec->timeout_seconds,
+                     "expires_after_seconds", (json_int_t)spec->expires_after_seconds, "webhook_id",
+                     spec->webhook_id[0] != '\0' ? spec->webhook_id : NULL, "metadata", spec->metadata, "mode",
+                     spec_modes[spec->mode]);
 }
 
 enum model_reading spec_reading(const struct job_spec *spec)

@@ -5,6 +5,7 @@
 #include "base/ids.h"
 #include "base/validation.h"
 #include "formats/format.h"
+#include "jobs/gate.h"
 #include "pipeline/disk_plan.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/recipe.h"
@@ -30,6 +31,7 @@ struct spec_evaluation {
     int64_t sequence_length; /* 0 = the calibration's */
     char text_field[64];
     bool add_special_tokens;
+    json_t *gate; /* as it was given; job_spec.gate is what it says */
 };
 
 struct spec_output {
@@ -61,6 +63,8 @@ struct job_spec {
     const struct format *format; /* NULL until it is chosen */
     struct spec_calibration calibration;
     struct spec_evaluation evaluation;
+    struct gate gate;
+    int rung; /* of the gate's ladder, which `recipe` is */
     struct spec_output output;
     struct spec_resources resources;
     json_t *metadata;      /* object or NULL */
@@ -74,6 +78,8 @@ void spec_deinit(struct job_spec *spec);
 CLEANUP_DEINIT(job_spec, struct job_spec, spec_deinit)
 /* The request with defaults filled in, in canonical member order. New reference. */
 json_t *spec_json(const struct job_spec *spec);
+/* Make `recipe` that of a rung, 0 being the request's own; gate.ladder keeps the others. */
+void spec_use_rung(struct job_spec *spec, int rung);
 /* The job runs forwards through the model: it has calibration data or an evaluation set. */
 bool spec_has_calibration(const struct job_spec *spec);
 /* How a job of this mode opens its model. */

@@ -78,7 +78,8 @@ static const struct retry_member {
     const char *name;
     bool object;
 } retry_members[] = {
-    {"quantization", true}, {"output", true}, {"resources", true}, {"max_attempts", false}, {"timeout_seconds", false},
+    {"quantization", true}, {"output", true},        {"evaluation", true},
+    {"resources", true},    {"max_attempts", false}, {"timeout_seconds", false},
 };
 
 #define RETRY_MEMBERS (sizeof(retry_members) / sizeof(retry_members[0]))
@@ -125,6 +126,28 @@ static void retry_merge(const struct recipe *recipe, const struct retry_member *
     }
 }
 
+/* Of the evaluation its gate alone: what was measured stays what it was. */
+static void check_retry_evaluation(const json_t *value, struct validation_errors *errors)
+{
+    const char *name;
+    json_t *unused;
+
+    if (!json_is_object(value)) {
+        char text[PARAMS_VALUE_SIZE];
+        validation_add(errors, ERR_INVALID_PARAMETER, "/evaluation",
+                       "\"evaluation\" is %s; it must be an object with \"gate\"", params_value_text(value, text));
+    }
+    json_object_foreach((json_t *)value, name, unused)
+    {
+        if (strcmp(name, "gate") != 0) {
+            char pointer[160];
+            (void)snprintf(pointer, sizeof(pointer), "/evaluation/%.120s", name);
+            validation_add(errors, ERR_UNKNOWN_PARAMETER, pointer,
+                           "\"%.80s\" is not a member that a retry can change; of \"evaluation\" it is \"gate\"", name);
+        }
+    }
+}
+
 int spec_retry(const json_t *request, const json_t *body, struct validation_errors *errors, json_t **merged)
 {
     AUTO(job_spec) struct job_spec spec = {.metadata = NULL};
@@ -150,9 +173,14 @@ int spec_retry(const json_t *request, const json_t *body, struct validation_erro
             (void)snprintf(pointer, sizeof(pointer), "/%.150s", name);
             validation_add(errors, ERR_UNKNOWN_PARAMETER, pointer, "\"%.80s\" is not a member that a retry can change",
                            name);
-            validation_hint(errors, "quantization, output, resources, max_attempts and timeout_seconds can be changed; "
-                                    "create a new job for others");
+            validation_hint(errors,
+                            "quantization, output, evaluation.gate, resources, max_attempts and timeout_seconds can be "
+                            "changed; "
+                            "create a new job for others");
         } else {
+            if (strcmp(name, "evaluation") == 0) {
+                check_retry_evaluation(value, errors);
+            }
             retry_merge(&spec.recipe, member, value, result);
         }
     }

@@ -3,6 +3,7 @@
 #include "jobs/spec.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "pipeline/check.h"
 
 #include <stdio.h>
@@ -138,12 +139,28 @@ static bool check_mode(struct job_spec *spec, const struct model *model, struct 
     }
     if (spec->evaluation.file_id[0] != '\0') {
         refuse_forward(model, "/evaluation/file_id", "\"evaluation\"", errors);
+    } else if (spec->gate.asked) {
+        refuse_forward(model, "/evaluation/gate", "\"gate\"", errors);
     }
     return errors->count == before;
 }
 
-int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device,
-               struct validation_errors *errors)
+/* Prompts and what follows them have positions. */
+static void check_generation(const struct job_spec *spec, const struct model *model, struct validation_errors *errors)
+{
+    const struct gate *gate = &spec->gate;
+    int64_t positions = model_config(model)->max_position, length = gate->prompt_tokens + gate->tokens;
+
+    if (gate->asked && gate->generates && positions > 0 && length > positions) {
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/gate/generation",
+                       "\"prompt_tokens\" and \"tokens\" make %lld together; the model has %lld positions",
+                       (long long)length, (long long)positions);
+    }
+}
+
+/* A request with one of its recipes. */
+static int check_recipe(struct job_spec *spec, const struct model *model, const struct gpu_info *device,
+                        struct validation_errors *errors)
 {
     AUTO_FREE struct format_module *modules = NULL;
     int count = 0;
@@ -154,6 +171,7 @@ int spec_check(struct job_spec *spec, const struct model *model, const struct gp
     }
     check_patterns(&spec->recipe, model, errors);
     check_lengths(spec, model, errors);
+    check_generation(spec, model, errors);
     check_cache(spec, model, errors);
     check_shapes(&spec->recipe, model, errors);
     if (errors->count > before) {
@@ -181,5 +199,62 @@ int spec_check(struct job_spec *spec, const struct model *model, const struct gp
     if (device != NULL) {
         check_memory(spec, model, device, errors);
     }
+    return errors->count > before ? validation_raise(errors) : 0;
+}
+
+/* Errors of a rung, named where the client finds it; those about other members that are known already are not repeated.
+ */
+static void add_rung_errors(const struct validation_errors *found, int rung, struct validation_errors *errors)
+{
+    for (size_t i = 0; i < found->count; i++) {
+        const struct validation_error *error = &found->items[i];
+        bool format = strcmp(error->param, "/output/format") == 0; /* which does not carry the rung */
+        bool own = format || strncmp(error->param, "/quantization", 13) == 0 || strcmp(error->param, "/method") == 0;
+        char pointer[sizeof(error->param)];
+        bool known = false;
+
+        if (own) {
+            (void)snprintf(pointer, sizeof(pointer), "/evaluation/gate/ladder/%d%.150s", rung - 1,
+                           format ? "/quantization" : error->param);
+        } else {
+            (void)snprintf(pointer, sizeof(pointer), "%s", error->param);
+        }
+        for (size_t k = 0; k < errors->count; k++) {
+            known = known || (strcmp(errors->items[k].param, pointer) == 0 &&
+                              strcmp(errors->items[k].detail, error->detail) == 0);
+        }
+        if (!known) {
+            validation_add(errors, error->code, pointer, "%s", error->detail);
+            validation_hint(errors, "%s", error->hint);
+        }
+    }
+}
+
+static int64_t spec_larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device,
+               struct validation_errors *errors)
+{
+    size_t before = errors->count;
+
+    (void)check_recipe(spec, model, device, errors);
+    struct disk_plan most = spec->disk;
+    for (int rung = 1; spec->format != NULL && rung <= spec->gate.ladder_count; rung++) {
+        AUTO_FREE struct validation_errors *found = NULL;
+        if (mem_new(&found) != 0) {
+            validation_add(errors, ERR_HOST_OUT_OF_MEMORY, "/evaluation/gate/ladder", "no memory to check a ladder");
+            break;
+        }
+        spec_use_rung(spec, rung);
+        (void)check_recipe(spec, model, device, found);
+        most.blocks = spec_larger(most.blocks, spec->disk.blocks);
+        most.artifact = spec_larger(most.artifact, spec->disk.artifact);
+        add_rung_errors(found, rung, errors);
+    }
+    spec_use_rung(spec, 0);
+    spec->disk = most;
     return errors->count > before ? validation_raise(errors) : 0;
 }

@@ -49,10 +49,11 @@ static int task_read_row(struct task *task, const struct job_row *row)
     if (task->warnings == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
-    return spec_parse(row->request, &errors, &task->spec);
+    TRY(spec_parse(row->request, &errors, &task->spec));
+    return task_gate_read(task, row);
 }
 
-static int look_up_blocks(struct task *task)
+int task_look_up_blocks(struct task *task)
 {
     AUTO_FREE struct format_module *modules = NULL;
     AUTO_JSON json_t *blocks = NULL;
@@ -73,6 +74,9 @@ static int look_up_blocks(struct task *task)
     task->layers_done = task->block_count;
     task->modules_total = count;
     task->modules_done = (int64_t)json_array_size(rows);
+    if (task->block_count == task->layers_total && task->block_count > 0) {
+        task_gate_keep(task, &task->blocks[task->block_count - 1]);
+    }
     return 0;
 }
 
@@ -156,6 +160,13 @@ static int hold_back(struct task *task)
     }
     count = count < 1 ? 1 : count;
     count = count > max ? max : count;
+    if ((count < 1 || count >= set->sequences) && task->spec.gate.asked) {
+        int rc = err_raise(ERR_INSUFFICIENT_CALIBRATION,
+                           "the calibration set of %lld sequences is too small to hold a tail back, which the gate "
+                           "measures on",
+                           (long long)set->sequences);
+        return err_set_param(rc, "/evaluation/hold_back");
+    }
     if (count < 1 || count >= set->sequences) {
         task_add_warning(task, "no_evaluation", "the calibration set is too small to hold a tail back for evaluation");
         return 0;
@@ -264,7 +275,7 @@ static int open_job(struct task *task, const struct job_row *row)
     TRY(fs_make_dirs(task->directory));
     TRY(supervisor_device_of(task->service, task->spec.resources.device, &task->device));
     TRY(service_model_open_object(task->service, NULL, task->spec.model, spec_reading(&task->spec), &task->model));
-    return look_up_blocks(task);
+    return task_look_up_blocks(task);
 }
 
 /* What the job is calibrated and evaluated with. */
@@ -283,7 +294,7 @@ static int open_records(struct task *task)
 static int task_prepare_all(struct task *task, const struct job_row *row)
 {
     TRY(open_job(task, row));
-    task->fraction = 0.95 * (double)task->layers_done / (double)task->layers_total;
+    task->fraction = task_fraction(task, 0.95 * (double)task->layers_done / (double)task->layers_total);
     TRY(task_tick_phase(task, task->fraction, "loading"));
     TRY(open_records(task));
     TRY(say_device_changed(task));
@@ -302,6 +313,7 @@ int task_prepare(struct task *task, struct service *service, const struct job_ro
 static int run_pipeline(struct task *task)
 {
     int64_t budget = task->spec.resources.host_memory_bytes;
+    const struct gate *gate = &task->spec.gate;
     const struct pipeline pipeline = {
         .recipe = &task->spec.recipe,
         .format = task->spec.format,
@@ -309,6 +321,10 @@ static int run_pipeline(struct task *task)
         .directory = task->directory,
         .calibration = task->calibration.sequences > 0 ? &task->calibration : NULL,
         .evaluation = task->evaluation.sequences > 0 ? &task->evaluation : NULL,
+        .generation = {.prompts = gate->generates ? gate->prompts : 0,
+                       .prompt_tokens = gate->prompt_tokens,
+                       .tokens = gate->tokens},
+        .float_model = task->float_model,
         .seed = (uint64_t)task->spec.seed,
         .host_memory_bytes = budget > 0 ? budget : task->service->supervisor.host_memory_bytes,
         .blocks = task->blocks,
@@ -326,7 +342,7 @@ static int go_back(struct task *task, int64_t from, const char *code, const char
     char message[400];
 
     TRY(store_blocks_clear(task->service->store, task->id, from));
-    TRY(look_up_blocks(task));
+    TRY(task_look_up_blocks(task));
     if (from == 0) {
         task->times = task->times_before = (struct pipeline_times){0};
         snprintf(message, sizeof(message), "%s; the job started over from its first block", why);
@@ -366,12 +382,9 @@ static int tick_outside(void *data)
     return task_tick_phase(task, task->fraction, "loading");
 }
 
-int task_run(struct task *task)
+/* The blocks of one rung, as far as they are not there yet, and the evaluation. */
+static int run_rung(struct task *task)
 {
-    TRY(task_check_signing(task)); /* the daemon may have lost its key since the job was accepted */
-    if (task->layers_done == 0) {  /* what is only copied would be found out by the export, which is hours later */
-        TRY(model_check_outside(task->model, tick_outside, task));
-    }
     TRY(keep_usable(task));
     int rc = run_pipeline(task);
     if (rc == ERR_SOURCE_CORRUPT && task->block_count > 0) {
@@ -379,7 +392,22 @@ int task_run(struct task *task)
         TRY(go_back(task, 0, "checkpoint_damaged", "a checkpoint file was damaged while the job ran"));
         rc = run_pipeline(task);
     }
-    return rc == 0 ? task_publish(task) : rc;
+    return rc;
+}
+
+int task_run(struct task *task)
+{
+    bool again = true;
+
+    TRY(task_check_signing(task)); /* the daemon may have lost its key since the job was accepted */
+    if (task->layers_done == 0) {  /* what is only copied would be found out by the export, which is hours later */
+        TRY(model_check_outside(task->model, tick_outside, task));
+    }
+    while (again) {
+        TRY(run_rung(task));
+        TRY(task_gate_judge(task, &again));
+    }
+    return task_publish(task);
 }
 
 void task_deinit(struct task *task)
@@ -389,5 +417,6 @@ void task_deinit(struct task *task)
     model_close(task->model);
     spec_deinit(&task->spec);
     json_decref(task->warnings);
+    json_decref(task->gate);
     free(task->blocks);
 }

@@ -33,6 +33,10 @@ struct task {
     struct calibration_set calibration, evaluation; /* sequences == 0: none */
     struct pipeline_times times, times_before;      /* of all attempts; without the run that goes on */
     struct evaluation_result result;
+    json_t *gate; /* the job's column: how its rungs came out; NULL: none has yet */
+    /* The float model's activations of the evaluation set, after the last block; file "": there are none. */
+    struct saved_activations float_saved; /* by rung 0 */
+    struct saved_activations float_model; /* which the run need not compute */
     char device_before[TASK_DEVICE_SIZE]; /* of the attempt that finished blocks, "" = none or unknown */
     int64_t device_peak, host_peak;       /* bytes at most, by the messages of all attempts and of this one */
 
@@ -54,6 +58,8 @@ struct task {
  * model, tokenizes what is not tokenized, draws the sets, looks up what is done. On failure task_deinit is still due.
  */
 int task_prepare(struct task *task, struct service *service, const struct job_row *row);
+/* Of the rung that the task is at: its modules, and the blocks that are committed. */
+int task_look_up_blocks(struct task *task);
 /* Pipeline, export, publication. 0 = the job is succeeded. */
 int task_run(struct task *task);
 void task_deinit(struct task *task);
@@ -77,6 +83,8 @@ void task_order(struct task *task, enum supervisor_order order);
 int task_check_stop(struct task *task);
 /* What the pipeline says; data is the task. */
 int task_receive(void *task, const struct message *message);
+/* What a fraction of the rung's blocks is of the job. */
+double task_fraction(const struct task *task, double of_rung);
 /* Outside the loop over blocks. */
 int task_tick_phase(struct task *task, double fraction, const char *phase);
 /* A warning of the job. */
@@ -97,6 +105,17 @@ const char *task_device(const struct task *task, char out[TASK_DEVICE_SIZE]);
 /* {"forward":{"seconds","flops"},...} and back. */
 json_t *task_times_json(const struct pipeline_times *times);
 void task_times_load(const json_t *json, struct pipeline_times *times);
+
+/* --- task_gate.c */
+/* From the job's row: at which rung it is, and what earlier ones left. */
+int task_gate_read(struct task *task, const struct job_row *row);
+/* Judge a run that is done by the request's gate, and commit the outcome with its event. *again: the next rung is the
+ * task's now, and is to be run. ERR_EVALUATION_GATE: no rung is left, and the job is to fail. */
+int task_gate_judge(struct task *task, bool *again);
+/* Where the finished blocks leave the float model's activations. */
+void task_gate_keep(struct task *task, const struct saved_block *block);
+/* {"passed","rung","rungs"} for manifests; NULL where there is no gate. New reference. */
+json_t *task_gate_json(const struct task *task);
 
 /* --- task_publish.c */
 /* ERR_NO_SIGNING_KEY: what the job is to make could not be signed. */

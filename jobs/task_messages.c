@@ -212,6 +212,14 @@ static int task_flush(struct task *task)
     return 0;
 }
 
+/* A ladder's rungs share what there is, as if all had to run: which is passed is not known before. */
+double task_fraction(const struct task *task, double of_rung)
+{
+    double rungs = task->spec.gate.ladder_count + 1;
+
+    return (task->spec.rung * FRACTION_PIPELINE + of_rung) / rungs;
+}
+
 static int tick(struct task *task, double fraction)
 {
     if (fraction > FRACTION_PIPELINE) {
@@ -247,7 +255,8 @@ static int progress(struct task *task, const struct message_progress *progress)
     task->phase = over ? "evaluating" : "quantizing";
     task->step = progress->step;
     task->block = over ? 0 : progress->block + 1;
-    return tick(task, progress->fraction);
+    double of_rung = progress->fraction < FRACTION_PIPELINE ? progress->fraction : FRACTION_PIPELINE;
+    return tick(task, task_fraction(task, of_rung));
 }
 
 /* What a watcher wants of a finished block: its modules with their errors. */
@@ -310,6 +319,9 @@ static int block_done(struct task *task, const struct message_block *done)
     task->layers_done = index + 1;
     task->modules_done += done->row_count;
     task->last_layer_saved_at = clock_unix_seconds();
+    if (index + 1 == task->layers_total) {
+        task_gate_keep(task, &done->saved);
+    }
     int rc = task_commit_block(task, done);
     if (rc != 0) {
         task->charged = charged;

@@ -48,6 +48,10 @@ static json_t *provenance(const struct task *task)
         json_object_set_new(origin, "mode", json_string(spec_modes[SPEC_MODEL_FREE]));
         json_object_set_new(origin, "architecture", json_null()); /* unknown */
     }
+    json_t *gate = task_gate_json(task);
+    if (origin != NULL && gate != NULL) {
+        json_object_set_new(origin, "gate", gate);
+    }
     return origin;
 }
 
@@ -186,10 +190,11 @@ static json_t *evaluation_json(const struct evaluation_result *e)
     if (!e->done) {
         return json_null();
     }
-    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I}", "perplexity_before", number_or_null(e->perplexity_before),
-                     "perplexity_after", number_or_null(e->perplexity_after), "kl_divergence_mean",
-                     number_or_null(e->kl_mean), "tokens", (json_int_t)e->tokens, "sequences", (json_int_t)e->sequences,
-                     "sequence_length", (json_int_t)e->length);
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I}", "perplexity_before", number_or_null(e->perplexity_before),
+        "perplexity_after", number_or_null(e->perplexity_after), "kl_divergence_mean", number_or_null(e->kl_mean),
+        "top1_agreement", number_or_null(e->top1_agreement), "generation", gate_generation(&e->generation), "tokens",
+        (json_int_t)e->tokens, "sequences", (json_int_t)e->sequences, "sequence_length", (json_int_t)e->length);
 }
 
 static json_t *environment_json(const struct task *task)
@@ -205,12 +210,13 @@ static json_t *environment_json(const struct task *task)
 static json_t *result_json(const struct task *task, const char *artifact, const json_t *rows, double bits, double ratio,
                            const struct evaluation_result *e)
 {
-    return json_pack("{s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact, "bits_per_weight",
+    return json_pack("{s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact, "bits_per_weight",
                      number_or_null(bits), "compression_ratio", number_or_null(ratio), "perplexity_before",
                      e->done ? number_or_null(e->perplexity_before) : json_null(), "perplexity_after",
                      e->done ? number_or_null(e->perplexity_after) : json_null(), "kl_divergence_mean",
-                     e->done ? number_or_null(e->kl_mean) : json_null(), "worst_layers", rows_worst(rows), "evaluation",
-                     evaluation_json(e), "environment", environment_json(task));
+                     e->done ? number_or_null(e->kl_mean) : json_null(), "top1_agreement",
+                     e->done ? number_or_null(e->top1_agreement) : json_null(), "worst_layers", rows_worst(rows),
+                     "evaluation", evaluation_json(e), "environment", environment_json(task));
 }
 
 /* The last move, with the job's last columns. result and made are taken; artifact: NULL where there is none. */

@@ -25,8 +25,8 @@ static const char *const request_members[] = {
 };
 
 static const char *const result_members[] = {
-    "artifact_id",       "artifact_deleted_at", "bits_per_weight",    "compression_ratio",
-    "perplexity_before", "perplexity_after",    "kl_divergence_mean", "worst_layers",
+    "artifact_id",      "artifact_deleted_at", "bits_per_weight", "compression_ratio", "perplexity_before",
+    "perplexity_after", "kl_divergence_mean",  "top1_agreement",  "worst_layers",
 };
 
 #define COUNT(list) (sizeof(list) / sizeof((list)[0]))
@@ -108,6 +108,9 @@ static json_t *view_evaluation(const json_t *request)
         return json_null();
     }
     json_t *evaluation = view_data(found);
+    if (json_object_get(evaluation, "gate") == NULL) {
+        json_object_set_new(evaluation, "gate", json_null());
+    }
     if (json_integer_value(json_object_get(evaluation, "sequence_length")) == 0) {
         json_object_set(evaluation, "sequence_length",
                         json_object_get(json_object_get(request, "calibration"), "sequence_length"));
@@ -202,6 +205,21 @@ static json_t *view_expiry(const struct job_row *row)
                                                                    : json_null();
 }
 
+json_t *view_gate(const struct job_row *row)
+{
+    const json_t *asked = json_object_get(json_object_get(row->request, "evaluation"), "gate");
+    json_t *rungs = json_object_get(row->gate, "rungs"), *passed = json_object_get(row->gate, "passed");
+
+    if (!json_is_object(asked)) {
+        return json_null();
+    }
+    json_int_t rung = json_integer_value(json_object_get(row->gate, "rung"));
+    bool judged = (json_int_t)json_array_size(rungs) > rung; /* the rung that is at work is the last of them */
+    return json_pack("{s:o, s:I, s:I, s:o}", "passed", judged ? json_incref(passed) : json_null(), "rung", rung,
+                     "rungs_total", (json_int_t)json_array_size(json_object_get(asked, "ladder")) + 1, "rungs",
+                     rungs != NULL ? json_incref(rungs) : json_array());
+}
+
 json_t *view_job(const struct job_row *row)
 {
     json_t *job = json_pack(
@@ -219,6 +237,7 @@ json_t *view_job(const struct job_row *row)
     json_object_set_new(job, "mode", json_string(view_mode(row->request)));
     json_object_set_new(job, "output", view_output(row->request));
     json_object_set_new(job, "evaluation", view_evaluation(row->request));
+    json_object_set_new(job, "gate", view_gate(row));
     json_object_set_new(job, "traceparent", row->traceparent != NULL ? json_string(row->traceparent) : json_null());
     json_object_set_new(job, "tracestate", row->tracestate != NULL ? json_string(row->tracestate) : json_null());
     json_object_set_new(job, "priority", json_integer(row->priority));

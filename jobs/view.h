@@ -8,6 +8,8 @@
 json_t *view_job(const struct job_row *row);
 /* A page of jobs as a list object. */
 json_t *view_jobs(const struct job_list *list);
+/* {"passed","rung","rungs_total","rungs"}; null without a gate. */
+json_t *view_gate(const struct job_row *row);
 /* {"block","step","fraction",...,"eta_seconds"}; null before the first attempt. */
 json_t *view_progress(const struct job_progress *progress);
 /* {"source_bytes",...}; null before the first attempt. */

@@ -145,6 +145,8 @@ static int send_order(struct process *process, const struct service *service, co
         .model = (char *)model_relative(p->model),
         .directory = (char *)p->directory,
         .bare = model_is_bare(p->model),
+        .generation = p->generation,
+        .float_model = p->float_model,
         .seed = p->seed,
         .host_memory_bytes = p->host_memory_bytes,
         .calibration = told_set(p->calibration),

@@ -220,6 +220,8 @@ static int run_order(struct child *child)
         .directory = order->directory,
         .calibration = child->calibration.sequences > 0 ? &child->calibration : NULL,
         .evaluation = child->evaluation.sequences > 0 ? &child->evaluation : NULL,
+        .generation = order->generation,
+        .float_model = order->float_model,
         .seed = order->seed,
         .host_memory_bytes = order->host_memory_bytes,
         .blocks = order->blocks,

@@ -7,6 +7,7 @@
 #include "pipeline/experts.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/pass.h"
+#include "pipeline/solve.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -149,6 +150,20 @@ int evaluate_block(struct run *run, struct activations *store, struct block *blo
     return evaluate_pass(run, stores, block, have, PLAN_BIT(plan->output) | plan->given);
 }
 
+/* Codes depend on the file alone, so what it does not say is not done before. */
+int evaluate_quantized(struct run *run, struct block *block, struct block_outputs *outputs)
+{
+    const struct format *format = run->p->format;
+
+    for (int i = 0; format->runtime_input != NULL && i < block->plan->module_count; i++) {
+        struct qscheme scheme;
+        if (module_solver(run, i, &scheme) != NULL) {
+            block->modules[i].input = format->runtime_input(&scheme);
+        }
+    }
+    return evaluate_block(run, run->evaluation.quantized, block, outputs);
+}
+
 static int all_losses(struct run *run, struct slices *s, struct gpu_nll *before, struct gpu_nll *after)
 {
     const struct calibration_set *set = run->evaluation.batches.set;
@@ -187,6 +202,7 @@ int evaluate_finish(struct run *run, struct evaluation_result *out)
         .perplexity_before = exp(before.nll_sum / (double)before.count),
         .perplexity_after = exp(after.nll_sum / (double)after.count),
         .kl_mean = after.kl_sum / (double)after.count,
+        .top1_agreement = (double)after.agree / (double)after.count,
         .tokens = after.count,
         .sequences = set->sequences,
         .length = set->length,

@@ -7,5 +7,8 @@
 /* The set through the open block, on one path: its store's IN -> OUT. outputs: of modules that are solved; NULL: none
  * is. */
 int evaluate_block(struct run *run, struct activations *store, struct block *block, struct block_outputs *outputs);
+/* The same on the quantized path, with inputs that the runtime rounds although the file does not say so. The block is
+ * not to be used again. */
+int evaluate_quantized(struct run *run, struct block *block, struct block_outputs *outputs);
 /* Head and losses over both paths. */
 int evaluate_finish(struct run *run, struct evaluation_result *out);

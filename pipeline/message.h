@@ -28,9 +28,18 @@ struct pipeline_times {
     double flops[PHASE_COUNT];
 };
 
+/* Greedy continuations by the quantized model next to those by the float model, means over prompts. */
+struct generation_result {
+    int64_t prompts, prompt_tokens, tokens;     /* of a continuation; prompts 0: it was not asked for */
+    double agreement;                           /* the share of a continuation before the first token that differs */
+    double repetition_before, repetition_after; /* the share of its pairs of adjacent tokens that it had already */
+};
+
 struct evaluation_result {
     bool done;
     double perplexity_before, perplexity_after, kl_mean;
+    double top1_agreement; /* the share of positions where both models have the same largest logit */
+    struct generation_result generation;
     int64_t tokens; /* predicted positions */
     int64_t sequences, length;
 };

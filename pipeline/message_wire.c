@@ -203,12 +203,34 @@ static void get_failure(struct wire_in *in, struct err_record *record)
     wire_get_text(in, record->module, sizeof(record->module));
 }
 
+static void put_generation_result(struct wire_out *out, const struct generation_result *result)
+{
+    wire_put_int(out, result->prompts);
+    wire_put_int(out, result->prompt_tokens);
+    wire_put_int(out, result->tokens);
+    wire_put_real(out, result->agreement);
+    wire_put_real(out, result->repetition_before);
+    wire_put_real(out, result->repetition_after);
+}
+
+static void get_generation_result(struct wire_in *in, struct generation_result *result)
+{
+    result->prompts = wire_get_int(in);
+    result->prompt_tokens = wire_get_int(in);
+    result->tokens = wire_get_int(in);
+    result->agreement = wire_get_real(in);
+    result->repetition_before = wire_get_real(in);
+    result->repetition_after = wire_get_real(in);
+}
+
 static void put_result(struct wire_out *out, const struct evaluation_result *result)
 {
     wire_put_int(out, result->done);
     wire_put_real(out, result->perplexity_before);
     wire_put_real(out, result->perplexity_after);
     wire_put_real(out, result->kl_mean);
+    wire_put_real(out, result->top1_agreement);
+    put_generation_result(out, &result->generation);
     wire_put_int(out, result->tokens);
     wire_put_int(out, result->sequences);
     wire_put_int(out, result->length);
@@ -220,6 +242,8 @@ static void get_result(struct wire_in *in, struct evaluation_result *result)
     result->perplexity_before = wire_get_real(in);
     result->perplexity_after = wire_get_real(in);
     result->kl_mean = wire_get_real(in);
+    result->top1_agreement = wire_get_real(in);
+    get_generation_result(in, &result->generation);
     result->tokens = wire_get_int(in);
     result->sequences = wire_get_int(in);
     result->length = wire_get_int(in);

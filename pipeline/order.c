@@ -43,6 +43,12 @@ void order_encode(const struct order *order, struct wire_out *out)
     wire_put_text(out, order->directory);
     wire_put_text(out, order->model_digest);
     wire_put_int(out, order->bare);
+    wire_put_int(out, order->generation.prompts);
+    wire_put_int(out, order->generation.prompt_tokens);
+    wire_put_int(out, order->generation.tokens);
+    wire_put_text(out, order->float_model.store);
+    wire_put_text(out, order->float_model.file);
+    wire_put_text(out, order->float_model.sha256);
     wire_put_int(out, (int64_t)order->seed);
     wire_put_int(out, order->host_memory_bytes);
     put_set(out, &order->calibration);
@@ -51,6 +57,16 @@ void order_encode(const struct order *order, struct wire_out *out)
     wire_put_int(out, order->block_count);
     for (int64_t i = 0; i < order->block_count; i++) {
         saved_block_encode(&order->blocks[i], out);
+    }
+}
+
+static void order_get_generation(struct wire_in *in, struct generation *generation)
+{
+    int64_t *const members[] = {&generation->prompts, &generation->prompt_tokens, &generation->tokens};
+
+    for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
+        *members[i] = wire_get_int(in);
+        in->bad = in->bad || *members[i] < 0 || *members[i] > INT32_MAX;
     }
 }
 
@@ -83,6 +99,10 @@ int order_decode(struct wire_in *in, struct order *out)
     order.directory = wire_get_long_text(in, PATH_MAX_BYTES);
     wire_get_text(in, order.model_digest, sizeof(order.model_digest));
     order.bare = wire_get_int(in) != 0;
+    order_get_generation(in, &order.generation);
+    wire_get_text(in, order.float_model.store, sizeof(order.float_model.store));
+    wire_get_text(in, order.float_model.file, sizeof(order.float_model.file));
+    wire_get_text(in, order.float_model.sha256, sizeof(order.float_model.sha256));
     order.seed = (uint64_t)wire_get_int(in);
     order.host_memory_bytes = wire_get_int(in);
     get_set(in, &order.calibration);

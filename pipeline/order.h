@@ -22,6 +22,8 @@ struct order {
     char *model, *directory;             /* the model's folder, below its root */
     char model_digest[DIGEST_HEX_SIZE];
     bool bare; /* the model is opened as one, whatever its architecture is */
+    struct generation generation;
+    struct saved_activations float_model;
     uint64_t seed;
     int64_t host_memory_bytes;
     struct order_set calibration, evaluation;

@@ -18,95 +18,17 @@
 #include "pipeline/block_pass.h"
 #include "pipeline/cache_scales.h"
 #include "pipeline/evaluate.h"
+#include "pipeline/generate.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/reference.h"
 #include "pipeline/rewrite.h"
+#include "pipeline/run_stores.h"
 #include "pipeline/solve.h"
-#include "pipeline/stores.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define BATCH_TOKENS 2048 /* default when the backend states no preference */
-
-static int new_store(struct run *run, const char *name, const struct microbatches *batches, int64_t width,
-                     struct activations **out)
-{
-    return activations_new(run->p->directory, name, batches->set->sequences * batches->set->length, width, &run->budget,
-                           out);
-}
-
-/* What a set keeps within a block. */
-static int open_value_stores(struct run *run, const struct microbatches *batches, const char *stem, enum stores_use use,
-                             struct activations **out)
-{
-    int64_t columns[PLAN_VALUES_MAX];
-    char name[32];
-
-    stores_values(model_plans(run->p->model), use, columns);
-    for (int i = 1; i < PLAN_VALUES_MAX; i++) {
-        if (columns[i] > 0) {
-            snprintf(name, sizeof(name), "%s-%d", stem, i);
-            TRY(new_store(run, name, batches, columns[i], &out[i]));
-        }
-    }
-    return 0;
-}
-
-/* What blocks of a set give to later ones, to `out` by number. The stores outlive blocks without being saved: a resume
- * begins with the embeddings. */
-static int open_shared_stores(struct run *run, const struct microbatches *batches, const char *stem,
-                              struct activations **out)
-{
-    int64_t columns[PLAN_SHARED_MAX];
-    char name[32];
-
-    stores_shared(model_plans(run->p->model), columns);
-    for (int i = 0; i < PLAN_SHARED_MAX; i++) {
-        if (columns[i] > 0) {
-            snprintf(name, sizeof(name), "%s-shared-%d", stem, i);
-            TRY(new_store(run, name, batches, columns[i], &out[i]));
-            run->checkpoint->restarts = true;
-        }
-    }
-    return 0;
-}
-
-static int open_calibration_stores(struct run *run)
-{
-    TRY(new_store(run, "calibration", &run->calibration, run->config->hidden_size, &run->stores[0]));
-    TRY(open_shared_stores(run, &run->calibration, "values", run->stores + PLAN_SHARED_STORE));
-    return open_value_stores(run, &run->calibration, "values", STORES_CALIBRATION, run->stores);
-}
-
-static int open_stores(struct run *run)
-{
-    const struct model_config *c = run->config;
-    struct checkpoint *checkpoint = run->checkpoint;
-
-    if (run->calibration.set != NULL) {
-        TRY(open_calibration_stores(run));
-    }
-    if (run->reference.batches.set != NULL) {
-        struct reference *reference = &run->reference;
-        TRY(new_store(run, "reference", &reference->batches, c->hidden_size, &reference->stores[0]));
-        TRY(open_shared_stores(run, &reference->batches, "reference", reference->stores + PLAN_SHARED_STORE));
-        TRY(open_value_stores(run, &reference->batches, "reference", STORES_REFERENCE, reference->stores));
-    }
-    if (run->evaluation.batches.set != NULL) {
-        struct evaluation *e = &run->evaluation;
-        TRY(new_store(run, "eval_float", &e->batches, c->hidden_size, &e->float_model));
-        TRY(new_store(run, "eval_quant", &e->batches, c->hidden_size, &e->quantized));
-        TRY(open_shared_stores(run, &e->batches, "eval_float", e->shared[0]));
-        TRY(open_shared_stores(run, &e->batches, "eval_quant", e->shared[1]));
-        TRY(open_value_stores(run, &e->batches, "eval", STORES_EVALUATION, e->stores));
-    }
-    checkpoint_add(checkpoint, "calibration", run->stores[0], false);
-    checkpoint_add(checkpoint, "reference", run->reference.stores[0], false);
-    checkpoint_add(checkpoint, "eval_float", run->evaluation.float_model, true);
-    checkpoint_add(checkpoint, "eval_quant", run->evaluation.quantized, true);
-    return 0;
-}
 
 static void close_run(struct run *run)
 {
@@ -115,16 +37,10 @@ static void close_run(struct run *run)
     for (int i = 0; i < PLAN_VALUES_MAX; i++) {
         activations_free(run->stores[i]);
         activations_free(run->reference.stores[i]);
-        activations_free(run->evaluation.stores[i]);
     }
-    for (int i = 0; i < 2 * PLAN_SHARED_MAX; i++) {
-        activations_free(run->evaluation.shared[i / PLAN_SHARED_MAX][i % PLAN_SHARED_MAX]);
-    }
-    activations_free(run->evaluation.float_model);
-    activations_free(run->evaluation.quantized);
+    evaluation_close(run, &run->evaluation);
     reference_close(run);
     microbatches_deinit(&run->calibration, gpu);
-    microbatches_deinit(&run->evaluation.batches, gpu);
     block_reader_free(run->reader);
     checkpoint_close(run->checkpoint);
     phase_clock_close(&run->clock);
@@ -142,7 +58,7 @@ static int embed_all(struct run *run)
         struct activations *store;
     } all[] = {{&run->calibration, run->stores[0]},
                {&run->reference.batches, run->reference.stores[0]},
-               {&run->evaluation.batches, run->evaluation.float_model},
+               {&run->evaluation.batches, run->evaluation.kept ? NULL : run->evaluation.float_model},
                {&run->evaluation.batches, run->evaluation.quantized}};
 
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
@@ -162,21 +78,6 @@ static void read_ahead(struct run *run, int64_t index)
     }
 }
 
-/* Inputs that the runtime rounds although the file does not say so are rounded for the evaluation set only: codes
- * depend on the file alone. The block is not used again. */
-static int evaluate_quantized(struct run *run, struct block *block, struct block_outputs *outputs)
-{
-    const struct format *format = run->p->format;
-
-    for (int i = 0; format->runtime_input != NULL && i < block->plan->module_count; i++) {
-        struct qscheme scheme;
-        if (module_solver(run, i, &scheme) != NULL) {
-            block->modules[i].input = format->runtime_input(&scheme);
-        }
-    }
-    return evaluate_block(run, run->evaluation.quantized, block, outputs);
-}
-
 /* Block `index` from its weights to its outputs, which are the caller's to release, like the block, also after a
  * failure. */
 static int compute_block(struct run *run, int64_t index, struct block *block, struct block_outputs *outputs,
@@ -187,7 +88,7 @@ static int compute_block(struct run *run, int64_t index, struct block *block, st
     TRY(block_load(run->p->model, index, run->p->gpu, run->stream, run->reader, block));
     read_ahead(run, index + 1);
     run_end_phase(run, PHASE_LOAD, 0);
-    if (run->evaluation.float_model != NULL) {
+    if (run->evaluation.float_model != NULL && !run->evaluation.kept) {
         TRY(evaluate_block(run, run->evaluation.float_model, block, NULL));
     }
     TRY(block_analyse(run, block));
@@ -284,7 +185,7 @@ static int open_run(struct run *run, int64_t *first_block)
         TRY(microbatches_init(&run->evaluation.batches, p->evaluation, plans, run->batch_tokens, p->gpu, run->stream));
     }
     run->budget.device_limit = run->keep_on_device ? device_activations(run) : 0;
-    TRY(open_stores(run));
+    TRY(run_open_stores(run));
     TRY(checkpoint_resume(run->checkpoint, first_block));
     if (*first_block == 0) {
         TRY(embed_all(run));
@@ -324,8 +225,9 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
     rc = end_blocks(run, rc);
     run_end_phase(run, PHASE_CHECKPOINT, 0);
     if (rc == 0 && run->evaluation.quantized != NULL) {
-        run->block_index = run->config->num_layers;
+        run->blocks_done = true;
         rc = evaluate_finish(run, result);
+        rc = rc == 0 && run->p->generation.prompts > 0 ? generate_compare(run, &result->generation) : rc;
         run_end_phase(run, PHASE_EVALUATE, 0);
         phase_clock_finish(&run->clock, &run->sender->times);
     }

@@ -8,6 +8,12 @@
 #include "pipeline/message.h"
 #include "pipeline/recipe.h"
 
+/* Prompts are the beginnings of the evaluation set's first sequences. */
+struct generation {
+    int64_t prompts;               /* as many as there are sequences for; 0: generation is not asked for */
+    int64_t prompt_tokens, tokens; /* of each; a prompt is no longer than a sequence */
+};
+
 struct pipeline {
     const struct recipe *recipe;
     const struct format *format; /* whose scale types results have */
@@ -16,6 +22,10 @@ struct pipeline {
     const char *directory;                     /* the run's own folder */
     const struct calibration_set *calibration; /* NULL = no calibration data */
     const struct calibration_set *evaluation;  /* NULL = no evaluation */
+    struct generation generation;              /* needs an evaluation set */
+    struct saved_activations float_model;      /* the float model's last activations of the evaluation set, which an
+                                                  earlier run of the same model and set saved in `directory`; file "":
+                                                  there are none */
     uint64_t seed;                             /* of every random choice */
     int64_t host_memory_bytes;                 /* activation budget */
     const struct saved_block *blocks;          /* committed ones of an earlier attempt, by index, all of them usable */

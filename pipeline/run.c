@@ -6,11 +6,12 @@
 
 int run_tick(struct run *run, double share, const char *step)
 {
-    double done = ((double)run->block_index + share) / (double)run->config->num_layers;
+    int64_t block = run->blocks_done ? run->config->num_layers : run->block_index;
+    double done = ((double)block + share) / (double)run->config->num_layers;
 
     run->block_fraction = share;
     TRY(checkpoint_commit(run->checkpoint, false));
-    return message_send_progress(run->sender, 0.95 * done, run->block_index, step);
+    return message_send_progress(run->sender, 0.95 * done, block, step);
 }
 
 void run_end_phase(struct run *run, enum pipeline_phase phase, double flops)

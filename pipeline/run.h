@@ -20,6 +20,7 @@ struct reference {
 struct evaluation {
     struct microbatches batches;                 /* set NULL: there is none */
     struct activations *float_model, *quantized; /* the residual stream of each path */
+    bool kept;                                   /* the float model's is complete, from an earlier run */
     struct activations *stores[PLAN_VALUES_MAX]; /* what else is kept in a block, by plan_storage.store; 0: NULL */
     struct activations
         *shared[2][PLAN_SHARED_MAX]; /* what blocks give to later ones: in float, quantized; NULL: none */
@@ -44,6 +45,7 @@ struct run {
     struct reference reference;
     struct evaluation evaluation;
 
+    bool blocks_done; /* all of them: the open block is one that passes are repeated through */
     /* the open block */
     int64_t block_index;
     double block_fraction;         /* done of it */

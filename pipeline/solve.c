@@ -216,8 +216,7 @@ static int solve_measure(struct run *run, const struct tensor *weight, struct li
     return 0;
 }
 
-/* From here on the block sees this module's input as the runtime quantizes it. */
-static int place_input(struct run *run, struct block_module *module, const struct qtensor *q)
+int solved_input(struct run *run, struct block_module *module, const struct qtensor *q)
 {
     const struct gpu *gpu = run->p->gpu;
 
@@ -281,7 +280,7 @@ static int check_result(struct run *run, struct block_module *module, struct lin
 {
     TRY(check_stored_scales(run, &module->weight, job));
     TRY(solve_measure(run, &module->weight, job, stats, facts));
-    return place_input(run, module, &job->result);
+    return solved_input(run, module, &job->result);
 }
 
 /* Measure the linear's loss, add its row, and put the quantized weight in place of the float one. */

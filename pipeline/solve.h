@@ -10,5 +10,7 @@ int group_solve(struct run *run, struct block *block, int group, const struct la
 /* What the codes of an output of the open block stand for, F32 on the device: the weight that group_solve put in place.
  */
 int solved_weight(struct run *run, struct block_outputs *outputs, int i, struct tensor *weight);
+/* From here on the block sees this module's input as the runtime quantizes it, by the module's result. */
+int solved_input(struct run *run, struct block_module *module, const struct qtensor *q);
 /* The stage that solves a module of the open block and the scheme it gets; NULL: it stays in float. */
 const struct recipe_stage *module_solver(struct run *run, int module, struct qscheme *scheme);

@@ -51,6 +51,7 @@ void job_row_deinit(struct job_row *row)
     json_decref(row->result);
     json_decref(row->error);
     json_decref(row->warnings);
+    json_decref(row->gate);
     json_decref(row->checkpoint.phases);
     free(row->texts);
     *row = (struct job_row){0};

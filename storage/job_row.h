@@ -82,6 +82,7 @@ struct job_row {
     int64_t reserved_bytes; /* of its artifact, as estimated: they count for its project until the job ends */
     json_t *request;        /* as spec_json makes it */
     json_t *result, *error, *warnings;
+    json_t *gate; /* how rungs of a gate's ladder came out, and which one is next; NULL: none has yet */
     struct job_records calibration, evaluation;
     struct job_progress progress;
     struct job_memory memory;
@@ -112,6 +113,7 @@ enum job_columns {
     JOB_SET_MEMORY = 1 << 15,
     JOB_SET_CHECKPOINT = 1 << 16,
     JOB_SET_RESERVED = 1 << 17,
+    JOB_SET_GATE = 1 << 18,
 };
 
 /* One transaction on a job. */
@@ -121,7 +123,8 @@ struct job_update {
     int64_t fence;        /* that it must have; -1: any */
     unsigned set;         /* JOB_SET_...: the columns of `row` that it gets */
     const struct job_row *row;
-    const char *event; /* type of the event that goes with it; NULL: none */
+    bool clears_blocks; /* all finished blocks go with it, with their layers */
+    const char *event;  /* type of the event that goes with it; NULL: none */
     const json_t *event_data;
     const json_t *artifact; /* an artifact that is published with it, of the job's project; NULL: none */
     const char *message;    /* type of the message that webhooks get of it; NULL: none */

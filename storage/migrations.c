@@ -317,9 +317,15 @@ static const char *const step_tried[] = {
     NULL,
 };
 
-static const char *const *const steps[] = {
-    step_tables, step_projects,   step_project_indexes, step_columns,  step_traces, step_keys,
-    step_quotas, step_signatures, step_pairs,           step_webhooks, step_tried};
+static const char *const step_gates[] = {
+    /* Outcomes of the rungs of a job's quality gate. */
+    "ALTER TABLE jobs ADD COLUMN gate TEXT;",
+    NULL,
+};
+
+static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns,
+                                           step_traces, step_keys,     step_quotas,          step_signatures,
+                                           step_pairs,  step_webhooks, step_tried,           step_gates};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 

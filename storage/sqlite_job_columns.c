@@ -48,6 +48,7 @@ enum column_kind { KIND_TEXT, KIND_STATUS, KIND_INT, KIND_TIME, KIND_REAL, KIND_
     X(result, result, JSON, JOB_SET_RESULT)                           \
     X(error, error, JSON, JOB_SET_ERROR)                              \
     X(warnings, warnings, JSON, JOB_SET_WARNINGS)                     \
+    X(gate, gate, JSON, JOB_SET_GATE)                                 \
     RECORDS(X, calibration)                                           \
     RECORDS(X, evaluation)                                            \
     X(progress_known, progress.known, FLAG, JOB_SET_PROGRESS)         \

@@ -170,6 +170,9 @@ static int update_job(struct state *state, struct state_args *args, struct job_r
     const struct job_update *update = args->update;
 
     TRY(sqlite_job_set(state, update));
+    if (update->clears_blocks) {
+        TRY(sqlite_run(state, NULL, "DELETE FROM blocks WHERE job = ?", "t", update->id));
+    }
     if (update->artifact != NULL) {
         TRY(publish_artifact(state, update));
     }

@@ -160,6 +160,11 @@ export function show(main, {args, signal, title}) {
       list.push(el("li", {class: "bad"}, el("strong", {}, job.error.message ?? job.error.code), place ? ` (${place})` : null, job.error.hint ? el("p", {}, job.error.hint) : null, " ", el("code", {}, job.error.code)));
     }
     list.push(...job.warnings.map((warning) => el("li", {}, warning.message, " ", el("code", {}, warning.code))));
+    for (const rung of job.gate?.rungs ?? []) {
+      const bits = rung.quantization.bits ? `, ${rung.quantization.bits} bits` : "";
+      list.push(el("li", {class: rung.passed ? "good" : "bad"}, `Gate, rung ${rung.rung + 1} of ${job.gate.rungs_total} (${rung.method}${bits}) ${rung.passed ? "passed" : "failed"}: perplexity ${perplexity(rung.perplexity)}, KL divergence ${small(rung.kl_divergence)}`,
+        rung.passed ? null : el("p", {}, rung.reasons.map((reason) => reason.message).join("; "))));
+    }
     const fallbacks = new Map();
     for (const row of state.rows) {
       if (row.fallback) {
@@ -170,7 +175,7 @@ export function show(main, {args, signal, title}) {
       list.push(el("li", {}, `${modules.length === 1 ? "One layer was" : `${count(modules.length)} layers were`} not quantized as requested: ${why}. ${modules.slice(0, 3).join(", ")}${modules.length > 3 ? ", …" : ""}`));
     }
     messagesPanel.hidden = list.length === 0;
-    setText(messagesPanel.querySelector("h2"), job.error ? "What went wrong" : "Warnings");
+    setText(messagesPanel.querySelector("h2"), job.error ? "What went wrong" : job.gate ? "Gate and warnings" : "Warnings");
     messages.replaceChildren(...list);
   }
 

@@ -26,6 +26,10 @@ function line(event, steps) {
     return ["warning", data.message ?? data.code ?? "warning"];
   case "metric":
     return ["metric", `Perplexity ${perplexity(data.perplexity_before)} before, ${perplexity(data.perplexity_after)} after; KL divergence ${small(data.kl_divergence_mean)}`];
+  case "gate": {
+    const next = {publish: "the artifact is made", next_rung: "going on with the next rung", warn: "the artifact is made all the same", fail: "the job fails"}[data.action];
+    return [data.passed ? "metric" : "warning", `Gate, rung ${data.rung + 1} of ${data.rungs_total} (${data.method}) ${data.passed ? "passed" : `failed: ${data.reasons.map((reason) => reason.message).join("; ")}`}; ${next ?? data.action}`];
+  }
   case "artifact":
     return ["artifact", "The artifact was deleted"];
   default:

@@ -85,6 +85,17 @@ struct nll {
     struct gpu_nll *parts; /* [tokens] */
 };
 
+/* The first of the row's largest values; n where it has none that can be compared. */
+static int64_t nll_first_at(const float *x, int64_t n, float value)
+{
+    int64_t i = 0;
+
+    while (i < n && !(x[i] == value)) {
+        i++;
+    }
+    return i;
+}
+
 /* log p(i) = (x_i - max) - log sum exp(x - max);
  * KL(r || x) = sum p_r ((r - max_r) - (x - max_x)) - log sum_r + log sum_x. */
 static void nll_token(const struct nll *job, int64_t t, struct gpu_nll *out)
@@ -101,6 +112,8 @@ static void nll_token(const struct nll *job, int64_t t, struct gpu_nll *out)
         float r_most = job->kernels->maximum(r, n);
         double r_sum = job->kernels->exp_sum(r, n, r_most);
         out->kl_sum = job->kernels->exp_dot(r, x, n, r_most, max) / r_sum - log(r_sum) + log_sum;
+        int64_t first = nll_first_at(x, n, max);
+        out->agree = first < n && first == nll_first_at(r, n, r_most);
     }
 }
 
@@ -132,6 +145,7 @@ int cpu_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor 
         out->nll_sum += job.parts[t].nll_sum;
         out->kl_sum += job.parts[t].kl_sum;
         out->count += job.parts[t].count;
+        out->agree += job.parts[t].agree;
     }
     return 0;
 }

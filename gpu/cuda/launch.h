@@ -246,6 +246,7 @@ int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, in
 int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream);
 struct launch_nll_row {
     double nll, kl;
+    int64_t agree; /* 1: the largest logits are at the same place */
 };
 /* reference may be NULL; rows with target -1 give zeros. */
 int launch_nll(struct launch_nll_row *out, const float *logits, const float *reference, const int32_t *targets,

@@ -204,6 +204,7 @@ int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor
     for (int64_t t = 0; t < tokens; t++) {
         out->nll_sum += host[t].nll;
         out->kl_sum += host[t].kl;
+        out->agree += host[t].agree;
         out->count += targets[t] >= 0;
     }
     return 0;

@@ -3,6 +3,8 @@
 
 #include "gpu/cuda/device.cuh"
 
+#include <limits.h>
+
 #define THREADS 256
 
 static __global__ void residual_kernel(struct launch_residual_row *rows, const float *w, const float *wq,
@@ -108,14 +110,34 @@ static __device__ float row_max(const float *x, int64_t n, float *shared)
     return block_max(max, shared);
 }
 
+/* The first place of a value; INT_MAX where no element equals it. All threads of the block get it. */
+static __device__ int first_at(const float *x, int64_t n, float value, int *shared)
+{
+    if (threadIdx.x == 0) {
+        *shared = INT_MAX;
+    }
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+        if (x[i] == value) {
+            atomicMin(shared, (int)i);
+            break;
+        }
+    }
+    __syncthreads();
+    int first = *shared;
+    __syncthreads(); /* before another call writes there */
+    return first;
+}
+
 static __global__ void nll_kernel(struct launch_nll_row *out, const float *logits, const float *reference,
                                   const int32_t *targets, int64_t n)
 {
     __shared__ double sums[WARP];
     __shared__ float maxima[WARP];
+    __shared__ int place;
     int64_t token = blockIdx.x;
     int32_t target = targets[token];
-    struct launch_nll_row row = {0, 0};
+    struct launch_nll_row row = {0, 0, 0};
 
     if (target >= 0) { /* the same for all threads of the block */
         const float *x = logits + token * n;
@@ -132,6 +154,8 @@ static __global__ void nll_kernel(struct launch_nll_row *out, const float *logit
             }
             dot = block_sum(dot, sums);
             row.kl = dot / r_sum - log(r_sum) + log_sum;
+            int first = first_at(x, n, max, &place);
+            row.agree = first == first_at(r, n, r_most, &place) && first != INT_MAX ? 1 : 0;
         }
     }
     if (threadIdx.x == 0) {

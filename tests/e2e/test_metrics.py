@@ -27,6 +27,7 @@ NAMES = {
     "quantd_gpu_memory_bytes": "gauge",
     "quantd_checkpoint_bytes_total": "counter",
     "quantd_lease_lost_total": "counter",
+    "quantd_gate_failures_total": "counter",
     "quantd_webhook_deliveries_total": "counter",
     "quantd_webhook_delivery_duration_seconds": "histogram",
     "quantd_storage_duration_seconds": "histogram",

@@ -70,12 +70,21 @@ static double log_sum(const float *x, int64_t n)
     return most + log(sum);
 }
 
+static int64_t largest(const float *x, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++) {
+        best = x[i] > x[best] ? i : best;
+    }
+    return best;
+}
+
 static void check_nll(int64_t tokens, int64_t vocabulary, int threads)
 {
     struct rig rig;
-    struct gpu_nll got = {.nll_sum = 1, .kl_sum = 2, .count = 3}, alone = {0};
+    struct gpu_nll got = {.nll_sum = 1, .kl_sum = 2, .count = 3, .agree = 4}, alone = {0};
     double want_nll = 1, want_kl = 2;
-    int64_t want_count = 3;
+    int64_t want_count = 3, want_agree = 4;
     int32_t *targets = calloc((size_t)tokens, sizeof(*targets));
     rig_open(&rig, threads);
     struct tensor x = rig_random(&rig, tokens, vocabulary, 1), r = rig_random(&rig, tokens, vocabulary, 2);
@@ -92,6 +101,7 @@ static void check_nll(int64_t tokens, int64_t vocabulary, int threads)
             continue;
         }
         want_count++;
+        want_agree += largest(a, vocabulary) == largest(b, vocabulary);
         want_nll += log_a - (double)a[targets[t]];
         for (int64_t i = 0; i < vocabulary; i++) {
             double p = exp((double)b[i] - log_b);
@@ -102,12 +112,15 @@ static void check_nll(int64_t tokens, int64_t vocabulary, int threads)
     ck_assert_near(got.nll_sum, want_nll, 1e-6 * want_nll);
     ck_assert_near(got.kl_sum, want_kl, 2e-6 * want_kl);
     ck_assert_int_eq(got.count, want_count);
+    ck_assert_int_eq(got.agree, want_agree);
     ck_assert_rc_ok(rig.ops->nll(rig.stream, &alone, &x, NULL, targets));
     ck_assert_double_eq(alone.kl_sum, 0);
+    ck_assert_int_eq(alone.agree, 0);
     ck_assert_near(alone.nll_sum, want_nll - 1, 1e-6 * want_nll);
     alone = (struct gpu_nll){0};
     ck_assert_rc_ok(rig.ops->nll(rig.stream, &alone, &x, &x, targets));
     ck_assert_near(alone.kl_sum, 0, 1e-9 * (double)tokens);
+    ck_assert_int_eq(alone.agree, alone.count);
     targets[tokens - 1] = (int32_t)vocabulary;
     ck_assert_int_eq(rig.ops->nll(rig.stream, &alone, &x, NULL, targets), ERR_INVALID_MODEL);
     free(targets);

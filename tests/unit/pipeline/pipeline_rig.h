@@ -19,6 +19,8 @@ struct world {
     const struct format *format;
     int32_t ids[(SEQUENCES + EVAL_SEQUENCES) * LENGTH];
     struct calibration_set calibration, evaluation;
+    struct generation generation;
+    struct saved_activations float_model;
     struct pipeline_times times;
     struct evaluation_result result;
     struct saved_block blocks[BLOCKS]; /* committed */
@@ -195,6 +197,8 @@ static inline int run(struct world *world, int64_t memory)
         .directory = world->directory,
         .calibration = world->calibration.sequences > 0 ? &world->calibration : NULL,
         .evaluation = world->evaluation.sequences > 0 ? &world->evaluation : NULL,
+        .generation = world->generation,
+        .float_model = world->float_model,
         .seed = 3,
         .host_memory_bytes = memory,
         .blocks = done,

@@ -50,7 +50,15 @@ static struct message sample(enum message_kind kind)
         message.failure = (struct err_record){.code = ERR_NON_FINITE_VALUE, .message = "m", .module = "model.norm"};
         break;
     default:
-        message.done = (struct evaluation_result){true, 2, 3, INFINITY, 4, 5, 6};
+        message.done = (struct evaluation_result){.done = true,
+                                                  .perplexity_before = 2,
+                                                  .perplexity_after = 3,
+                                                  .kl_mean = INFINITY,
+                                                  .top1_agreement = 0.25,
+                                                  .generation = {7, 8, 9, 0.5, 0.125, 0.75},
+                                                  .tokens = 4,
+                                                  .sequences = 5,
+                                                  .length = 6};
     }
     return message;
 }
@@ -106,6 +114,8 @@ START_TEST(test_messages_arrive_as_they_were)
             ck_assert(back.done.done && isinf(back.done.kl_mean));
             ck_assert_double_eq(back.done.perplexity_after, 3);
             ck_assert_int_eq(back.done.length, 6);
+            ck_assert_double_eq(back.done.top1_agreement, 0.25);
+            ck_assert_mem_eq(&back.done.generation, &message.done.generation, sizeof(message.done.generation));
         }
         message_decoded_deinit(&back);
         free(out.data);
@@ -157,6 +167,8 @@ START_TEST(test_orders_arrive_as_they_were)
                            .model = "a/b",
                            .directory = "/jobs/x",
                            .model_digest = "22",
+                           .generation = {4, 32, 16},
+                           .float_model = {"eval_float", "eval_float-00003.act", "44"},
                            .seed = UINT64_MAX,
                            .host_memory_bytes = 9,
                            .calibration = {2, 3, "33"},
@@ -172,6 +184,8 @@ START_TEST(test_orders_arrive_as_they_were)
     ck_assert_str_eq(back.model, "a/b");
     ck_assert_str_eq(back.trace_id, order.trace_id);
     ck_assert(back.seed == UINT64_MAX);
+    ck_assert_int_eq(back.generation.tokens, 16);
+    ck_assert_mem_eq(&back.float_model, &order.float_model, sizeof(order.float_model));
     ck_assert_int_eq(back.calibration.sequences, 2);
     ck_assert_int_eq(back.evaluation.sequences, 0);
     ck_assert_int_eq(back.block_count, 1);
