@@ -311,6 +311,19 @@ static const struct schema schema_job_links = {
 
 static const char *const modes[] = {"auto", "architecture", "model_free", NULL};
 
+static const struct schema_row chosen_rows[] = {MEMBER(goal, STRING),
+                                                MEMBER(accelerator, ANY, HELP("A name, or numbers.")),
+                                                MEMBER(runtime, STRING),
+                                                MEMBER(batch, INT),
+                                                MEMBER(prompt_tokens, INT),
+                                                MEMBER(output_tokens, INT),
+                                                MEMBER(choice, STRING, HELP("The way that was taken, by its name.")),
+                                                MEMBER(reason, STRING),
+                                                MEMBER(caution, STRING, NULLABLE),
+                                                END};
+const struct schema schema_chosen = {
+    .name = "ChosenWay", .help = "Of method auto: what was asked for, and what it led to.", .rows = chosen_rows};
+
 static const struct schema_row job_rows[] = {
     ID(id, "job"),
     CONST(object, "quantization.job"),
@@ -342,6 +355,7 @@ static const struct schema_row job_rows[] = {
     MEMBER(expires_after_seconds, INT, NULLABLE),
     ID(webhook_id, "wh", NULLABLE, HELP("The webhook that the request names.")),
     MEMBER(metadata, TEXTS, NULLABLE),
+    OBJECT(recommendation, schema_chosen, NULLABLE, HELP("Null: the request names its method.")),
     MEMBER(traceparent, STRING, NULLABLE, HELP("Of the request that made the job.")),
     MEMBER(tracestate, STRING, NULLABLE),
     MEMBER(worker_id, STRING, NULLABLE),

@@ -68,7 +68,7 @@ extern const struct schema schema_problem;
 extern const struct schema schema_warning;
 /* --- objects_estimate.c */
 extern const struct schema schema_gate, schema_job_gate, schema_generation;
-extern const struct schema schema_estimate, schema_recommendation_request, schema_recommendation;
+extern const struct schema schema_chosen, schema_estimate, schema_recommendation_request, schema_recommendation;
 /* --- objects_webhooks.c */
 extern const char *const schema_delivery_statuses[]; /* NULL ends them */
 extern const struct schema schema_webhook, schema_new_webhook, schema_webhook_list;

@@ -123,12 +123,13 @@ static json_t *estimate_model(struct service *service, const struct principal *w
     bool known = supervisor_device_of(service, spec->resources.device, &device) == 0; /* else that is checked below */
     admission_check_model(service, spec, model, submission->warnings, errors);
     check_room(service, who, spec, errors);
-    return json_pack("{s:s, s:b, s:o, s:O, s:s, s:s, s:I, s:o, s:o, s:o}", "object", "estimate", "possible",
-                     errors->count == 0, "problems", problems_json(errors), "warnings", submission->warnings, "method",
-                     spec->recipe.name, "mode", spec_modes[spec->mode], "parameters",
-                     (json_int_t)model_parameters(model), "output", output_json(spec, model), "memory",
-                     spec->disk.known ? memory_json(service, spec, model, known ? &device : NULL) : json_null(), "disk",
-                     disk_json(service, &spec->disk));
+    return json_pack(
+        "{s:s, s:b, s:o, s:O, s:s, s:o, s:s, s:I, s:o, s:o, s:o}", "object", "estimate", "possible", errors->count == 0,
+        "problems", problems_json(errors), "warnings", submission->warnings, "method", spec->recipe.name,
+        "recommendation", spec->recommendation != NULL ? json_incref(spec->recommendation) : json_null(), "mode",
+        spec_modes[spec->mode], "parameters", (json_int_t)model_parameters(model), "output", output_json(spec, model),
+        "memory", spec->disk.known ? memory_json(service, spec, model, known ? &device : NULL) : json_null(), "disk",
+        disk_json(service, &spec->disk));
 }
 
 int service_estimate(struct service *service, const struct principal *who, const json_t *body,
@@ -137,7 +138,7 @@ int service_estimate(struct service *service, const struct principal *who, const
     AUTO(submission) struct submission submission = {0};
     struct model *model;
 
-    TRY(submission_read(service, body, &submission, errors));
+    TRY(submission_read(service, who, body, &submission, errors));
     if (admission_open(service, who, &submission.spec, submission.described, &model, errors) != 0) {
         return validation_raise(errors);
     }

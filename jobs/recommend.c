@@ -1,10 +1,10 @@
 /* POST /v1/quantization/recommendations: what to quantize a model to for a goal, on a device, at a load. The order is
  * the goal's (recommend_rows.c); sizes are the formats', times those of the roofline model. Nothing is stored. */
 
+#include "jobs/recommend.h"
 #include "base/err.h"
 #include "base/params.h"
 #include "jobs/recommend_rows.h"
-#include "jobs/service_admission.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -83,13 +83,15 @@ static const struct params_row number_rows[] = {
 };
 static const struct params_row *const number_tables[] = {number_rows, NULL};
 
-static void read_accelerator(const json_t *given, struct roofline_device *out, struct validation_errors *errors)
+static void read_accelerator(const json_t *given, const char *pointer, struct roofline_device *out,
+                             struct validation_errors *errors)
 {
     struct accelerator_numbers numbers = {0};
-    char names[400] = "";
+    char at[64];
 
+    snprintf(at, sizeof(at), "%s/accelerator", pointer);
     if (json_is_object(given)) {
-        if (params_parse(number_tables, given, "/accelerator", &numbers, errors) == 0) {
+        if (params_parse(number_tables, given, at, &numbers, errors) == 0) {
             *out = (struct roofline_device){numbers.memory_bytes, numbers.bandwidth_bytes_per_second,
                                             numbers.bf16_tflops, numbers.int8_tflops, numbers.fp8_tflops};
         }
@@ -101,12 +103,24 @@ static void read_accelerator(const json_t *given, struct roofline_device *out, s
         *out = row->device;
         return;
     }
-    for (const struct accelerator_row *a = accelerators; a->name != NULL; a++) {
-        size_t used = strlen(names);
-        snprintf(names + used, sizeof(names) - used, "%s%s", used > 0 ? ", " : "", a->name);
+    validation_add(errors, ERR_INVALID_PARAMETER, at, "there is no accelerator of this name");
+}
+
+/* Who asks for a goal or an accelerator that there is not, or for none, is told which there are. */
+static void list_names(const char *pointer, struct validation_errors *errors)
+{
+    char goal[64], accelerator[64];
+
+    snprintf(goal, sizeof(goal), "%s/goal", pointer);
+    snprintf(accelerator, sizeof(accelerator), "%s/accelerator", pointer);
+    for (size_t i = 0; i < errors->count; i++) {
+        struct validation_error *e = &errors->items[i];
+        if (strcmp(e->param, goal) == 0) {
+            recommend_goal_names(e->hint, sizeof(e->hint));
+        } else if (strcmp(e->param, accelerator) == 0) {
+            recommend_accelerator_names(e->hint, sizeof(e->hint));
+        }
     }
-    validation_add(errors, ERR_INVALID_PARAMETER, "/accelerator", "there is no accelerator of this name");
-    validation_hint(errors, "one of %s; or its numbers as an object", names);
 }
 
 static json_t *accelerator_json(const struct recommend_request *request, const struct roofline_device *device)
@@ -130,6 +144,7 @@ struct speed {
 struct setting {
     const struct recommend_request *request;
     const struct goal_row *goal;
+    const struct recommend_ask *ask;
     const char *model_id; /* of the jobs that are checked */
     const struct model *model;
     struct roofline_device device;
@@ -164,10 +179,10 @@ static json_t *explain(const struct setting *s, const struct speed *speed)
     const struct roofline_time *d = &speed->decode;
 
     return json_sprintf(
-        "A step for %lld sequences of %lld tokens reads weights in %.3g ms, keys and values in %.3g ms, and "
-        "computes for %.3g ms: %s.",
-        (long long)s->load.batch, (long long)s->load.context, 1e3 * d->weights, 1e3 * d->cache, 1e3 * d->arithmetic,
-        advice[d->bound]);
+        "The next token of %lld sequence%s of %lld tokens takes at least %.3g ms to read weights, %.3g ms to read keys "
+        "and values, and %.3g ms to compute: %s.",
+        (long long)s->load.batch, s->load.batch == 1 ? "" : "s", (long long)s->load.context, 1e3 * d->weights,
+        1e3 * d->cache, 1e3 * d->arithmetic, advice[d->bound]);
 }
 
 static json_t *plain_json(const struct setting *s)
@@ -200,11 +215,12 @@ static double products_of(const struct choice_row *choice, const struct roofline
                                               : device->bf16;
 }
 
-/* The choice as a job of the request's model. */
+/* The choice as a job of the request's model, with what is stated. */
 static json_t *job_of(const struct setting *s, const struct choice_row *choice, bool calibrated)
 {
     json_t *job = json_loads(choice->job, 0, NULL);
 
+    recommend_state(s->ask->stated, job);
     json_object_set(job, "model", s->request->model);
     if (calibrated) {
         json_object_set_new(job, "calibration", json_pack("{s:b}", "stream", 1));
@@ -222,7 +238,7 @@ static bool check_choice(const struct setting *s, const struct choice_row *choic
 
     json_object_set_new(job, "model", json_string(s->model_id));
     json_object_set_new(job, "calibration", json_pack("{s:b}", "stream", 1));
-    fine = fine && spec_parse(job, errors, spec) == 0 && spec_check(spec, s->model, NULL, errors) == 0;
+    fine = fine && spec_parse(job, errors, spec) == 0 && spec_check(spec, s->model, s->ask->device, errors) == 0;
     *calibrated = fine && recipe_needs_calibration(&spec->recipe);
     if (!fine) {
         *reason = json_string(errors != NULL && errors->count > 0 ? errors->items[0].detail : "no memory");
@@ -330,11 +346,13 @@ static json_t *recommend(const struct setting *s)
     for (int i = 0; i < GOAL_CHOICES_MAX && s->goal->order[i].choice != NULL; i++) {
         add_choice(s, choice_find(s->goal->order[i].choice), s->goal->order[i].reason, list, left_out);
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:o, s:o, s:o, s:o}", "object", "recommendation", "goal",
-                     s->goal->name, "title", s->goal->title, "note", s->goal->note, "accelerator",
-                     accelerator_json(s->request, &s->device), "batch", (json_int_t)s->load.batch, "context_tokens",
-                     (json_int_t)s->load.context, "float", plain_json(s), "choices", list, "left_out", left_out,
-                     "speed_note", speed_note(list));
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "object",
+                     "recommendation", "goal", s->goal->name, "title", s->goal->title, "note", s->goal->note,
+                     "accelerator", accelerator_json(s->request, &s->device), "runtime",
+                     runtime_choices[s->request->runtime], "batch", (json_int_t)s->load.batch, "prompt_tokens",
+                     (json_int_t)s->request->prompt_tokens, "output_tokens", (json_int_t)s->request->output_tokens,
+                     "context_tokens", (json_int_t)s->load.context, "float", plain_json(s), "choices", list, "left_out",
+                     left_out, "speed_note", speed_note(list));
 }
 
 static int open_requested(struct service *service, const struct principal *who, const json_t *given, char id[ID_SIZE],
@@ -355,16 +373,20 @@ static int open_requested(struct service *service, const struct principal *who, 
     return admission_open(service, who, &named, described, model, errors) == 0 ? 0 : validation_raise(errors);
 }
 
-int service_recommend(struct service *service, const struct principal *who, const json_t *body,
-                      struct validation_errors *errors, json_t **out)
+int recommend_ways(struct service *service, const struct principal *who, const struct recommend_ask *ask,
+                   struct validation_errors *errors, json_t **out)
 {
     struct recommend_request request = {0};
-    struct setting s = {.request = &request};
+    struct setting s = {.request = &request, .ask = ask};
     char id[ID_SIZE];
     struct model *model = NULL;
 
-    TRY(params_parse(request_tables, body, "", &request, errors));
-    read_accelerator(request.accelerator, &s.device, errors);
+    if (params_parse(request_tables, ask->body, ask->pointer, &request, errors) != 0) {
+        list_names(ask->pointer, errors);
+        return validation_raise(errors);
+    }
+    read_accelerator(request.accelerator, ask->pointer, &s.device, errors);
+    list_names(ask->pointer, errors);
     int rc = validation_raise(errors);
     rc = rc == 0 ? open_requested(service, who, request.model, id, &model, errors) : rc;
     if (rc == 0) {
@@ -383,4 +405,12 @@ int service_recommend(struct service *service, const struct principal *who, cons
     }
     params_release(request_tables, &request);
     return rc;
+}
+
+int service_recommend(struct service *service, const struct principal *who, const json_t *body,
+                      struct validation_errors *errors, json_t **out)
+{
+    const struct recommend_ask ask = {.body = body, .pointer = ""};
+
+    return recommend_ways(service, who, &ask, errors, out);
 }

@@ -4,8 +4,8 @@
 
 #include "base/cleanup.h"
 #include "jobs/keys.h"
+#include "jobs/recommend.h"
 #include "jobs/rows.h"
-#include "jobs/service_admission.h"
 #include "jobs/webhooks.h"
 #include "pipeline/kv_cache.h"
 
@@ -147,6 +147,19 @@ static void allow_registration(json_t *request)
     schemas_set_member(request, "model", json_pack("{s:[o, o]}", "anyOf", named, ref("ModelRequest")));
 }
 
+/* A job that says what it is for in place of how. */
+static json_t *auto_schema(json_t *components, const json_t *common)
+{
+    json_t *request = json_deep_copy(common);
+
+    json_object_set_new(components, "JobRequestRecommendation", recommend_job_schema());
+    schemas_set_member(request, "method", json_pack("{s:s, s:s}", "type", "string", "const", "auto"));
+    schemas_set_member(request, "quantization", json_pack("{s:[s, s]}", "type", "object", "null"));
+    schemas_set_member(request, "recommendation", ref("JobRequestRecommendation"));
+    json_array_append_new(json_object_get(request, "required"), json_string("recommendation"));
+    return request;
+}
+
 static void add_job_request(json_t *components)
 {
     json_t *alternatives = json_array(), *mapping = json_object(), *methods = json_array();
@@ -156,6 +169,8 @@ static void add_job_request(json_t *components)
     schemas_set_member(common, "metadata", metadata_schema());
     name_parts(components, common);
     allow_registration(common);
+    json_t *chosen = auto_schema(components, common);
+    json_object_del(json_object_get(common, "properties"), "recommendation");
     for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
         json_t *request = json_deep_copy(common);
         schema_name("", (*q)->name, "Parameters", parameters);
@@ -176,6 +191,9 @@ static void add_job_request(json_t *components)
     schemas_set_member(list, "quantization", json_pack("{s:[s, s]}", "type", "object", "null"));
     json_object_set_new(components, "JobRequestList", list);
     json_array_append_new(alternatives, ref("JobRequestList"));
+    json_object_set_new(components, "JobRequestAuto", chosen);
+    json_array_append_new(alternatives, ref("JobRequestAuto"));
+    json_object_set_new(mapping, "auto", json_string("#/components/schemas/JobRequestAuto"));
     json_object_set_new(components, "JobRequest",
                         json_pack("{s:s, s:o, s:{s:s, s:o}}", "description",
                                   "A job. Its method decides which parameters \"quantization\" has; a list of methods "

@@ -14,9 +14,9 @@ struct submission {
     const struct trace *trace;
     const struct idempotency_key *idempotency;
 };
-/* Negative with errors filled. A model that the request describes is looked at only where the rest of it can be read.
- */
-int submission_read(struct service *service, const json_t *body, struct submission *out,
+/* Negative with errors filled. A model that the request describes is looked at only where the rest of it can be read,
+ * unless its method is "auto". */
+int submission_read(struct service *service, const struct principal *who, const json_t *body, struct submission *out,
                     struct validation_errors *errors);
 void submission_deinit(struct submission *submission); /* zeroed is fine */
 CLEANUP_DEINIT(submission, struct submission, submission_deinit)

@@ -9,7 +9,7 @@
 #include "base/fs.h"
 #include "jobs/job.h"
 #include "jobs/quota.h"
-#include "jobs/service_admission.h"
+#include "jobs/recommend.h"
 #include "jobs/signature.h"
 #include "jobs/task.h"
 #include "jobs/view.h"
@@ -261,7 +261,7 @@ static int create_checked(struct service *service, const struct principal *who, 
     return rc;
 }
 
-int submission_read(struct service *service, const json_t *body, struct submission *out,
+int submission_read(struct service *service, const struct principal *who, const json_t *body, struct submission *out,
                     struct validation_errors *errors)
 {
     const json_t *registration = json_object_get(body, "model");
@@ -271,6 +271,7 @@ int submission_read(struct service *service, const json_t *body, struct submissi
     if (out->warnings == NULL || request == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
+    TRY(recommend_resolve(service, who, request, errors));
     if (!json_is_object(registration)) {
         return spec_parse(request, errors, &out->spec);
     }
@@ -290,7 +291,7 @@ int service_job_create(struct service *service, const struct principal *who, con
     if (service_draining(service)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
-    TRY(submission_read(service, body, &submission, errors));
+    TRY(submission_read(service, who, body, &submission, errors));
     TRY(create_checked(service, who, &submission, errors, job));
     supervisor_wake(service);
     return 0;

@@ -13,7 +13,7 @@
 
 struct top {
     char name[128], webhook_id[ID_SIZE];
-    json_t *model, *method, *quantization, *output, *calibration, *evaluation, *resources, *metadata;
+    json_t *model, *method, *quantization, *output, *calibration, *evaluation, *resources, *metadata, *recommendation;
     int64_t seed, priority, max_attempts, timeout_seconds, expires_after_seconds;
     int mode;
 };
@@ -92,7 +92,8 @@ static const struct params_row top_rows[] = {
         .help = "Id of a registered model, or a registration: {\"uri\": ...}."),
     ROW(PARAMS_JSON, top, method, NULL,
         .help =
-            "A method's name from GET /v1/methods, or a list: the last one quantizes, those before it only rewrite."),
+            "A method's name from GET /v1/methods, or a list: the last one quantizes, those before it only rewrite; "
+            "auto: what \"recommendation\" leads to."),
     ROW(PARAMS_JSON, top, quantization, "null", .aliases = quantization_names, .help = "The method's parameters."),
     ROW(PARAMS_ENUM, top, mode, "\"auto\"", .choices = spec_modes,
         .help =
@@ -114,6 +115,7 @@ static const struct params_row top_rows[] = {
     ROW(PARAMS_STRING, top, webhook_id, "null", .id = "wh",
         .help = "A webhook that is told of the job's end, in addition to those that are told of every job."),
     ROW(PARAMS_JSON, top, metadata, "null", .help = "Up to 16 string members of the client's own."),
+    ROW(PARAMS_JSON, top, recommendation, "null", .help = "Of method auto: what the artifact is for."),
     {.name = NULL},
 };
 
@@ -304,6 +306,10 @@ int spec_parse(const json_t *body, struct validation_errors *errors, struct job_
         spec.format = names_format(spec.output.format, "/output/format", errors);
         snprintf(spec.output.format, sizeof(spec.output.format), "%s", spec.format != NULL ? spec.format->name : "");
     }
+    if (top.recommendation != NULL && !json_is_object(top.recommendation)) {
+        validation_add(errors, ERR_INVALID_PARAMETER, "/recommendation", "\"recommendation\" must be an object");
+    }
+    spec.recommendation = json_incref(top.recommendation);
     check_data(&spec, errors);
     check_gate(&spec, errors);
     params_release(top_tables, &top);
@@ -321,6 +327,7 @@ void spec_deinit(struct job_spec *spec)
     gate_deinit(&spec->gate);
     params_release(evaluation_tables, &spec->evaluation);
     json_decref(spec->metadata);
+    json_decref(spec->recommendation);
     memset(spec, 0, sizeof(*spec));
 }
 
@@ -351,7 +358,7 @@ void spec_use_rung(struct job_spec *spec, int rung)
 
 json_t *spec_json(const struct job_spec *spec)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:s?, s:O?, s:s}", "name",
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:s?, s:O?, s:s, s:O*}", "name",
                      spec->name, "model", spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
                      recipe_parameters_json(&spec->recipe), "output", params_json(output_tables, &spec->output),
                      "calibration", params_json(calibration_tables, &spec->calibration), "evaluation",
@@ -360,7 +367,7 @@ json_t *spec_json(const struct job_spec *spec)
                      (json_int_t)spec->max_attempts, "timeout_seconds", (json_int_t)spec->timeout_seconds,
                      "expires_after_seconds", (json_int_t)spec->expires_after_seconds, "webhook_id",
                      spec->webhook_id[0] != '\0' ? spec->webhook_id : NULL, "metadata", spec->metadata, "mode",
-                     spec_modes[spec->mode]);
+                     spec_modes[spec->mode], "recommendation", spec->recommendation);
 }
 
 enum model_reading spec_reading(const struct job_spec *spec)

@@ -67,8 +67,9 @@ struct job_spec {
     int rung; /* of the gate's ladder, which `recipe` is */
     struct spec_output output;
     struct spec_resources resources;
-    json_t *metadata;      /* object or NULL */
-    struct disk_plan disk; /* as spec_check finds it */
+    json_t *metadata;       /* object or NULL */
+    json_t *recommendation; /* of a job that was of method "auto", as recommend_resolve leaves it; or NULL */
+    struct disk_plan disk;  /* as spec_check finds it */
 };
 
 /* Parse everything that can be judged without the model; every error is named. *out is set on success only. */

@@ -22,6 +22,7 @@ static const char *const request_members[] = {
     "expires_after_seconds",
     "webhook_id",
     "metadata",
+    "recommendation",
 };
 
 static const char *const result_members[] = {

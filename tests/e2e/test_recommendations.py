@@ -1,10 +1,11 @@
-"""POST /v1/quantization/recommendations: the six goals, memory and bottlenecks of known shapes, and what is left out and why."""
+"""POST /v1/quantization/recommendations: the six goals, memory and bottlenecks of known shapes, what is left out and why; and jobs of method
+"auto", which become what is recommended."""
 
 import os
 import tempfile
 
 import checkpoint
-from harness import JOBS, NO_MODULES, Daemon, equal, main, post, true
+from harness import JOBS, NDJSON, NO_MODULES, Daemon, equal, ids_records, main, post, succeed, true, wait_job
 
 PATH = "/v1/quantization/recommendations"
 # goal: the first of the ways, on an accelerator with all types of products and room for all
@@ -111,4 +112,109 @@ def refusals(daemon):
         equal(answer.json["errors"][0]["param"], param, repr(answer.json["errors"]))
 
 
-main([goals_and_loads])
+# --- "method": "auto"
+
+ESTIMATES = "/v1/quantization/estimates"
+SMALL = checkpoint.config(hidden=128, mlp=256)
+
+
+def auto(goal="low_risk", accelerator="h200", uri="file:small", records=True, **more):
+    """A job of method auto; members of "recommendation" are those of more["asked"]."""
+    body = {"model": {"uri": uri}, "method": "auto", "recommendation": dict({"goal": goal, "accelerator": accelerator}, **more.pop("asked", {}))}
+    return dict(body, **({"calibration": {"stream": True}} if records else {}), **more)
+
+
+def estimated(daemon, body):
+    answer = daemon.request("POST", ESTIMATES, json=body)
+    equal(answer.status, 200, "status (%r)" % answer)
+    return answer.json
+
+
+def refused(daemon, body, status, *wanted, path=JOBS):
+    """wanted: param and a part of what an error about it says."""
+    answer = daemon.request("POST", path, json=body)
+    equal(answer.status, status, repr(answer))
+    said = [(error["param"], "%s %s" % (error["detail"], error["hint"] or "")) for error in answer.json["errors"]]
+    for param, part in wanted:
+        true(any(found == param and part in text for found, text in said), "%s says %r: %r" % (param, part, said))
+
+
+def methods_are_chosen():
+    with tempfile.TemporaryDirectory() as root:
+        checkpoint.write_zeros(os.path.join(root, "8b"), SHAPE)
+        checkpoint.write(os.path.join(root, "small"), SMALL)
+        with Daemon("--model-root", root, *NO_MODULES) as daemon:
+            for goal, first in FIRST.items():
+                found = estimated(daemon, auto(goal, uri="file:8b"))
+                way = ask(daemon, goal=goal)["choices"][0]
+                equal((found["method"], found["recommendation"]["choice"]), (way["job"]["method"], first))
+                equal({name: found["recommendation"][name] for name in ("goal", "reason", "caution", "accelerator", "runtime", "batch")},
+                      {"goal": goal, "reason": way["reason"], "caution": way["caution"], "accelerator": "h200", "runtime": "any", "batch": 1})
+                near(found["output"]["artifact_bytes"], way["weights_bytes"], goal)
+            stated_members_win(daemon)
+            jobs_of_what_was_chosen(daemon)
+            nothing_to_choose(daemon)
+
+
+def stated_members_win(daemon):
+    found = estimated(daemon, auto("larger_model", quantization={"q_group_size": 64}))
+    near(found["output"]["bits_per_weight"], 4 + 16 / 64, "bits of smaller groups", 0.01)
+    found = estimated(daemon, auto("larger_model", output={"format": "gptq"}))
+    equal((found["method"], found["output"]["format"]), ("gptq", "gptq"))
+    found = estimated(daemon, auto("larger_model", output={"format": "bitsandbytes"}))  # of the ways, those that can be so
+    equal((found["method"], found["recommendation"]["choice"]), ("nf4", "nf4"))
+    found = estimated(daemon, auto("larger_model", records=False))
+    equal(found["method"], "nf4", "without records")
+    tight = {"memory_bytes": 7e9, "bandwidth_bytes_per_second": 5e11, "bf16_tflops": 50}
+    found = estimated(daemon, auto("low_risk", tight, uri="file:8b"))
+    equal(found["recommendation"]["choice"], "gptq-int4", "the first that fits")
+
+
+def jobs_of_what_was_chosen(daemon):
+    body = auto(records=False, asked={"runtime": "vllm", "batch": 8}, quantization={"group_size": 32}, name="chosen")
+    answers = [daemon.request("POST", JOBS, json=body, headers={"Idempotency-Key": "one"}) for _ in range(2)]
+    equal([answer.status for answer in answers], [201, 201], repr(answers))
+    equal(answers[0].json["id"], answers[1].json["id"], "a repeated request")
+    done = succeed(daemon, answers[0].json["id"])
+    equal((done["method"], done["quantization"]["bits"], done["quantization"]["group_size"]), ("rtn", 8, 32))
+    kept = done["recommendation"]
+    equal({name: kept[name] for name in ("goal", "accelerator", "runtime", "batch", "prompt_tokens", "output_tokens", "choice")},
+          {"goal": "low_risk", "accelerator": "h200", "runtime": "vllm", "batch": 8, "prompt_tokens": 2048, "output_tokens": 256, "choice": "rtn-int8"})
+    plain = post(daemon, JOBS, json={"model": done["model"], "method": "rtn", "quantization": {"bits": 8, "group_size": 32},
+                                     "output": {"format": "compressed-tensors"}})
+    plain = succeed(daemon, plain)
+    equal(plain["recommendation"], None)
+    files = [daemon.get("/v1/artifacts/" + job["result"]["artifact_id"])["files"] for job in (done, plain)]
+    equal(*[{file["path"]: file["sha256"] for file in each} for each in files], "the artifact is that of the plain job")
+    short = post(daemon, "/v1/files?purpose=calibration", body=ids_records(1, 8, 256), headers={"Content-Type": NDJSON})
+    failed = wait_job(daemon, post(daemon, JOBS, json=auto("larger_model", records=False, calibration={"file_id": short})))
+    equal((failed["status"], failed["method"], failed["quantization"]["group_size"]), ("failed", "gptq", 128))
+    again = daemon.request("POST", "%s/%s/retry" % (JOBS, failed["id"]), json={"quantization": {"group_size": 64}})
+    equal(again.status, 202, repr(again))
+    equal((again.json["method"], again.json["quantization"]["group_size"], again.json["recommendation"]), ("gptq", 64, failed["recommendation"]))
+    wait_job(daemon, failed["id"])
+
+
+def nothing_to_choose(daemon):
+    for path in (JOBS, ESTIMATES):
+        body = auto()
+        del body["recommendation"]
+        refused(daemon, body, 400, ("/recommendation", "larger_model (Run a larger model on one machine)"), path=path)
+    body = auto()
+    for member, part in (("goal", "low_risk (A rollout with little risk)"), ("accelerator", "rtx-4090")):
+        less = {name: value for name, value in body["recommendation"].items() if name != member}
+        refused(daemon, dict(body, recommendation=less), 400, ("/recommendation/" + member, part))
+        refused(daemon, dict(body, recommendation=dict(body["recommendation"], **{member: "x"})), 400, ("/recommendation/" + member, part))
+    refused(daemon, dict(body, recommendation=dict(body["recommendation"], model=body["model"])), 400, ("/recommendation/model", "member of the job"))
+    refused(daemon, dict(body, recommendation=7), 400, ("/recommendation", "must be an object"))
+    refused(daemon, dict(body, quantization=7), 400, ("/quantization", "must be an object"))
+    refused(daemon, dict(body, mode="model_free"), 422, ("/mode", "architecture"))
+    refused(daemon, dict(body, method="rtn"), 422, ("/recommendation", "auto"))
+    refused(daemon, {name: value for name, value in body.items() if name != "model"}, 400, ("/model", "required"))
+    small = {"memory_bytes": 1e9, "bandwidth_bytes_per_second": 5e11, "bf16_tflops": 50}
+    refused(daemon, auto("stable_int8", small, uri="file:8b", asked={"runtime": "vllm"}), 422, ("/recommendation/accelerator", "rtn-int8: weights of"),
+            ("/recommendation", "smoothquant-int8: The accelerator"), ("/recommendation", "gguf-q8: vllm"))
+    equal(len(daemon.get(JOBS)["data"]), 3, "refused jobs are not stored")
+
+
+main([goals_and_loads, methods_are_chosen])
