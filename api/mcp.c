@@ -24,13 +24,19 @@ static const char *const versions[] = {"2025-11-25", "2025-06-18", NULL};
 
 static const struct tool {
     const char *name, *operation, *help;
+    bool reads; /* stores nothing, although its route is not a GET */
 } tools[] = {
-    {"list_models", "list_models", NULL},
-    {"list_methods", "list_methods", NULL},
-    {"submit_job", "create_job", "Create a quantization job. Ask job_status until its status is final."},
-    {"job_status", "get_job", "Get a job: its status, progress, errors, and result.artifact_id once it succeeded."},
-    {"report", "get_job_report", NULL},
-    {"artifact_url", "get_artifact", "Get the URLs, sizes and digests of an artifact's files."},
+    {"list_models", "list_models", .help = NULL},
+    {"list_methods", "list_methods", .help = NULL},
+    {"recommend", "create_recommendation",
+     "Say how to quantize a model for a goal, an accelerator and a load: ways, the best first, with reasons, memory, "
+     "bounds of speed, and each as a job for submit_job.",
+     .reads = true},
+    {"submit_job", "create_job", .help = "Create a quantization job. Ask job_status until its status is final."},
+    {"job_status", "get_job",
+     .help = "Get a job: its status, progress, errors, and result.artifact_id once it succeeded."},
+    {"report", "get_job_report", .help = NULL},
+    {"artifact_url", "get_artifact", .help = "Get the URLs, sizes and digests of an artifact's files."},
 };
 #define TOOL_COUNT (sizeof(tools) / sizeof(tools[0]))
 
@@ -292,7 +298,7 @@ static json_t *list_tools(void)
 
     for (size_t i = 0; i < TOOL_COUNT; i++) {
         const struct route *route = route_of(&tools[i]);
-        bool reads = strcmp(route->method, "GET") == 0;
+        bool reads = tools[i].reads || strcmp(route->method, "GET") == 0;
         json_t *schema = route->body == ROUTE_BODY_JSON ? schema_of_body(route) : schema_of_parameters(route);
         json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:{s:b, s:b}}", "name", tools[i].name, "description",
                                               tools[i].help != NULL ? tools[i].help : route->summary, "inputSchema",

@@ -4,7 +4,7 @@ import json
 
 from harness import JOBS, Daemon, equal, gptq_body, ids_records, main, post, succeed, true
 
-TOOLS = ["list_models", "list_methods", "submit_job", "job_status", "report", "artifact_url"]
+TOOLS = ["list_models", "list_methods", "recommend", "submit_job", "job_status", "report", "artifact_url"]
 NO_JOB = "job_01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
@@ -45,6 +45,8 @@ def a_job():
         file = post(daemon, "/v1/files?purpose=calibration", body=ids_records(30, 160, 2048), headers={"Content-Type": "application/x-ndjson"})
         equal([row["id"] for row in call(daemon, "list_models", limit=5, order="asc")["data"]], [model])
         true("gptq" in [row["name"] for row in call(daemon, "list_methods")["data"]], "methods")
+        ways = call(daemon, "recommend", model=model, goal="low_risk", accelerator="l4")["choices"]
+        equal((ways[0]["name"], ways[0]["job"]["model"]), ("rtn-int8", model))
         body = gptq_body(model)
         body["calibration"] = {"file_id": file, "num_samples": 24, "sequence_length": 128}
         job = call(daemon, "submit_job", **body)["id"]

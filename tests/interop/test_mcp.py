@@ -46,7 +46,7 @@ def test_a_client_finds_and_calls_the_tools():
         done = subprocess.run([PYTHON, "-c", CLIENT, "http://%s:%d/mcp" % daemon.address, model], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        assert found["tools"] == ["list_models", "list_methods", "submit_job", "job_status", "report", "artifact_url"]
+        assert found["tools"] == ["list_models", "list_methods", "recommend", "submit_job", "job_status", "report", "artifact_url"]
         assert found["models"] == [model]
         assert found["status"] == "queued" or found["status"] == "running" or found["status"] == "succeeded"
         assert found["refused"] == ["not_found", True]
