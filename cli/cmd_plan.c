@@ -21,6 +21,23 @@ static const char *plan_bytes(const json_t *object, const char *key, char out[PR
     return json_is_number(value) ? print_bytes(json_number_value(value), out) : "-";
 }
 
+/* Of method auto. */
+static void print_choice(const json_t *estimate)
+{
+    const json_t *chosen = json_object_get(estimate, "recommendation");
+
+    if (json_is_object(chosen)) {
+        safe_printf(stdout, "chosen        %s (method %s) for %s on %s. %s\n", print_text(chosen, "choice"),
+                    print_text(estimate, "method"), print_text(chosen, "goal"),
+                    json_is_string(json_object_get(chosen, "accelerator")) ? print_text(chosen, "accelerator")
+                                                                           : "the accelerator",
+                    print_text(chosen, "reason"));
+        if (json_get_string(chosen, "caution") != NULL) {
+            safe_printf(stdout, "caution       %s\n", print_text(chosen, "caution"));
+        }
+    }
+}
+
 static void print_output(const json_t *estimate)
 {
     const json_t *output = json_object_get(estimate, "output");
@@ -96,6 +113,7 @@ static int plan_run(struct cli *cli, const void *given, int count, char **argume
     if (cli->json) {
         print_json(estimate);
     } else {
+        print_choice(estimate);
         print_output(estimate);
         print_memory(json_object_get(estimate, "memory"));
         print_disk(json_object_get(estimate, "disk"));

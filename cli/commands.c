@@ -15,6 +15,7 @@ const struct command *const commands[] = {
     &command_upload,
     &command_files_list,
     &command_files_delete,
+    &command_recommend,
     &command_plan,
     &command_submit,
     &command_calibrate,

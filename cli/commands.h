@@ -9,7 +9,7 @@ extern const struct command command_architectures;
 extern const struct command command_methods;
 extern const struct command command_models_list, command_models_register, command_models_upload, command_models_show,
     command_models_delete;
-extern const struct command command_plan, command_submit;
+extern const struct command command_recommend, command_plan, command_submit;
 extern const struct command command_calibrate;
 extern const struct command command_jobs_list, command_jobs_show, command_jobs_update, command_jobs_delete;
 extern const struct command command_upload, command_report, command_compare, command_pull, command_push, command_verify;

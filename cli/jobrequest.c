@@ -31,6 +31,18 @@ static int set_methods(json_t *body, const struct option_texts *methods)
     return 0;
 }
 
+/* What a job is for says enough: a method need not be named. */
+static int set_goal(json_t *body, const struct jobgoal *goal)
+{
+    if (!jobgoal_given(goal)) {
+        return 0;
+    }
+    if (json_object_get(body, "method") == NULL) {
+        TRY(members_text(body, "method", "auto"));
+    }
+    return jobgoal_members(goal, members_object(body, "recommendation"));
+}
+
 static int set_calibration(json_t *body, const struct jobrequest *options)
 {
     const char *file = options->calibration;
@@ -73,6 +85,7 @@ int jobrequest_body(const struct jobrequest *options, json_t **out)
     TRY(members_text(body, "webhook_id", options->webhook));
     TRY(options->model_free ? members_text(body, "mode", "model_free") : 0);
     TRY(set_methods(body, &options->methods));
+    TRY(set_goal(body, &options->goal));
     if (options->bits != OPTION_UNSET || options->group_size != OPTION_UNSET) {
         members_int(members_object(body, "quantization"), "bits", options->bits);
         members_int(members_object(body, "quantization"), "group_size", options->group_size);

@@ -1,7 +1,7 @@
 #pragma once
 /* A job's request from the options of a command: what submit sends, and plan asks about. */
 
-#include "cli/command.h"
+#include "cli/jobgoal.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -11,6 +11,7 @@ struct jobrequest {
     const char *file, *name, *model, *format, *calibration, *evaluation, *device, *webhook;
     struct option_texts methods, set, metadata, gate, ladder;
     int64_t bits, group_size, samples, length, seed, priority, attempts, timeout;
+    struct jobgoal goal; /* of method auto, which it implies where there is no other */
     bool model_free;
 };
 
@@ -33,7 +34,8 @@ struct jobrequest {
          OPTION_TEXTS,                                                                                                 \
          "METHOD",                                                                                                     \
          (at) + offsetof(struct jobrequest, methods),                                                                  \
-         .help = "Method; repeat for a list of stages"},                                                               \
+         .help = "Method; repeat for a list of stages; auto: what suits --goal and --accelerator best"},               \
+        JOBGOAL_OPTIONS((at) + offsetof(struct jobrequest, goal)),                                                     \
         {"bits", 'b', OPTION_INT, "N", (at) + offsetof(struct jobrequest, bits), .help = "quantization.bits", 1, 64},  \
         {"group-size",                                                                                                 \
          'g',                                                                                                          \

@@ -50,6 +50,7 @@ def tour():
         planned = client.run("plan", "-f", path, "-c", "texts.ndjson").out
         true("compressed-tensors" in planned and "problem" not in planned, planned)
         refused = client.run("plan", "-f", path, "-c", "texts.ndjson", "--device", "cuda:7", status=REFUSED).out
+        recommends(client)
         true("problem       /resources/device" in refused, refused)
         show_report(client, daemon, first["id"], by_flags["id"])
         pull_artifact(client, daemon, first)
@@ -69,6 +70,37 @@ def tour():
         true("compressed-tensors" in client.run("architectures", "llama").out, "formats of one are listed")
         true("damp_percent" in client.run("methods", "gptq").out, "parameters are listed")
         equal(client.run("system", "--json").json["name"], "quantd", "the server")
+
+
+GOAL = ("-m", "file:tiny-llama", "--goal", "low_risk", "--accelerator", "rtx-4090")
+
+
+def recommends(client):
+    """A table for people, job files, methods that choose themselves, and lists of what there is."""
+    shown = client.run("recommend", *GOAL, "--batch", "4", "--runtime", "vllm").out
+    for part in ("A rollout with little risk", "4 requests at once", "rtn-int8", "fits", "why", "kernels", "gguf-q8: vllm does not load it", "quantctl submit"):
+        true(part in shown, "%r in %s" % (part, shown))
+    found = client.run("recommend", *GOAL, "--json").json
+    first, second = [row["job"] for row in found["choices"][:2]]
+    equal(client.run("recommend", *GOAL, "--save", "-").json, first, "the first as a job file")
+    client.run("recommend", *GOAL, "--save", "second.json", "--choice", "2")
+    with open(os.path.join(client.home, "second.json")) as file:
+        equal(json.load(file), second, "the second")
+    client.run("recommend", *GOAL, "--save", "second.json", status=LOCAL)
+    client.run("recommend", *GOAL, "--save", "other.json", "--choice", "9", status=USAGE)
+    planned = client.run("plan", "-f", "second.json").out
+    true("compressed-tensors" in planned and "chosen" not in planned, planned)
+    planned = client.run("plan", *GOAL).out
+    true("chosen        rtn-int8 (method rtn) for low_risk on rtx-4090" in planned, planned)
+    own = client.run("plan", *GOAL[:-1], '{"memory_bytes": 8e9, "bandwidth_bytes_per_second": 1e11, "bf16_tflops": 9}', "--method", "auto").out
+    true("on the accelerator" in own, own)
+    for wrong, wanted in ((("--goal", "speed"), "larger_model (Run a larger model"), (("--accelerator", "h1000"), "rtx-4090")):
+        refused = client.run("recommend", *GOAL, *wrong, status=REFUSED).err
+        true(wanted in refused, refused)
+        true(wanted in client.run("plan", *GOAL, *wrong, status=REFUSED).err, "as well in a plan")
+    true("larger_model (Run" in client.run("recommend", "-m", "file:tiny-llama", status=REFUSED).err, "without a goal")
+    client.run("recommend", "--goal", "low_risk", status=USAGE)
+    client.run("recommend", *GOAL, "--accelerator", "{", status=USAGE)
 
 
 def show_report(client, daemon, first, second):
@@ -338,7 +370,7 @@ def pages_name_everything():
                 true(option in manual, "quantctl.1 has %s of %s" % (option, name))
         script = ("source %s; COMP_WORDS=(quantctl %%s); COMP_CWORD=%%d; PATH=%s:$PATH _quantctl quantctl; echo \"${COMPREPLY[*]}\""
                   % (os.path.join(TOP, "cli", "quantctl.bash"), os.path.dirname(os.path.realpath(QUANTCTL))))
-        for words, at, wanted in (("re", 1, {"report", "resume", "retry"}), ("jobs s", 2, {"show"}), ("watch --l", 2, {"--lines"}),
+        for words, at, wanted in (("re", 1, {"recommend", "report", "resume", "retry"}), ("jobs s", 2, {"show"}), ("watch --l", 2, {"--lines"}),
                                   ("models register --na", 3, {"--name"}), ("--js", 1, {"--json"})):
             done = subprocess.run(["bash", "-c", script % (words, at)], env=client.env, capture_output=True, text=True)
             equal(set(done.stdout.split()), wanted, "completions of %r (%s)" % (words, done.stderr))
