@@ -54,7 +54,7 @@ function inputOf(schema, label) {
   }];
 }
 
-/* A control for the member that pointer names. Returns {element, pointer, read(), set(value), fault(text), input}; read() gives undefined where
+/* A control for the member that pointer names. Returns {element, pointer, read(), set(value), fault(text), said(), input}; read() gives undefined where
  * nothing was entered, and throws what is wrong with the text. */
 export function control(pointer, label, schema, {onChange = () => {}, choices = null} = {}) {
   const id = `field-${++number}`;
@@ -87,6 +87,7 @@ export function control(pointer, label, schema, {onChange = () => {}, choices = 
         : kinds(schema)[0] === "array" ? value.join("\n") : typeof value === "object" ? JSON.stringify(value) : String(value);
     },
     fault: show,
+    said: () => fault.textContent,
   };
 }
 
@@ -94,6 +95,47 @@ export function control(pointer, label, schema, {onChange = () => {}, choices = 
 function focusFirst(controls) {
   const [first] = [...controls].sort((a, b) => (a.input.compareDocumentPosition(b.input) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1));
   first?.input.focus();
+}
+
+const sentence = (error) => `${error.detail}${error.hint ? ` (${error.hint})` : ""}`;
+
+/* {texts: control -> what is said of it, rest: the errors that name no control}. */
+function placed(controls, errors) {
+  const texts = new Map(), rest = [];
+  for (const error of errors) {
+    const found = controls.filter((one) => error.param === one.pointer || (error.param ?? "").startsWith(`${one.pointer}/`)).sort((a, b) => b.pointer.length - a.pointer.length)[0];
+    if (found) {
+      texts.set(found, [...(texts.get(found) ?? []), sentence(error)]);
+    } else {
+      rest.push(error);
+    }
+  }
+  return {texts, rest};
+}
+
+/* What is known of a form while it is filled in, at the members that it is about: the focus stays, and so does what was said otherwise. show() takes
+ * the place of what it showed before, and returns the errors that name no control. */
+export function marks() {
+  let shown = new Map();
+  return {
+    show(controls, errors) {
+      const {texts, rest} = placed(controls, errors), before = shown;
+      shown = new Map();
+      for (const [one, text] of before) {
+        if (one.said() === text && !texts.has(one)) {
+          one.fault("");
+        }
+      }
+      for (const [one, list] of texts) {
+        const text = list.join(" ");
+        if (one.said() === "" || one.said() === before.get(one)) {
+          one.fault(text);
+          shown.set(one, text);
+        }
+      }
+      return rest;
+    },
+  };
 }
 
 /* Shows a refused request (null: nothing) at the controls that its errors name; what has none goes to the summary. The first fault gets the focus. */
@@ -106,21 +148,12 @@ export function faults(controls, problem, summary) {
     return;
   }
   const errors = problem.errors?.length > 0 ? problem.errors : [{param: problem.param ?? null, detail: problem.message, hint: problem.hint ?? null}];
-  const texts = new Map(), rest = [];
-  for (const error of errors) {
-    const text = `${error.detail}${error.hint ? ` (${error.hint})` : ""}`;
-    const found = controls.filter((one) => error.param === one.pointer || (error.param ?? "").startsWith(`${one.pointer}/`)).sort((a, b) => b.pointer.length - a.pointer.length)[0];
-    if (found) {
-      texts.set(found, [...(texts.get(found) ?? []), text]);
-    } else {
-      rest.push(text);
-    }
-  }
+  const {texts, rest} = placed(controls, errors);
   for (const [one, list] of texts) {
     one.fault(list.join(" "));
     one.element.closest("details")?.setAttribute("open", "");
   }
-  setText(summary, rest.join(" "));
+  setText(summary, rest.map(sentence).join(" "));
   focusFirst([...texts.keys()]);
 }
 

@@ -7,7 +7,9 @@ import {bytes, count} from "../lib/format.js";
 import {notice} from "../lib/notices.js";
 import {storeFile} from "../lib/upload.js";
 import {begin} from "./calibration.js";
+import {estimate} from "./new_job_estimate.js";
 import {curlLines, quantctlLines} from "./new_job_lines.js";
+import {recommend} from "./new_job_recommend.js";
 
 const OTHER = "uri";
 const STREAM = "stream";
@@ -181,6 +183,11 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
 
   /* --- the page */
 
+  /* The model as the body names it; undefined: it does not yet. */
+  const namedModel = () => (model.input.value !== OTHER ? model.input.value : uri.input.value.trim() === "" ? undefined : {uri: uri.input.value.trim()});
+  const shownControls = () => [model, method, stage, source, evaluate, ...counted()];
+  const guess = estimate({body: () => (namedModel() === undefined ? null : body()), controls: shownControls, signal});
+  const advice = recommend({schema: schemas.RecommendationRequest, model: namedModel, records: () => source.input.value !== "" || !sourceTouched, onUse: fill, signal});
   const summary = el("p", {class: "fault", role: "alert"});
   const submit = el("button", {class: "button primary", type: "submit"}, "Create the job");
   const quantctl = lines("quantctl", "Reads its key from QUANTD_API_KEY, or from what quantctl login has stored."), curl = lines("curl");
@@ -191,14 +198,33 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
     create();
   }}},
   group("Model", grid(model.element, uri.element, name.element), modelNote),
-  group("Method", grid(method.element, stage.element, format.element), methodNote, parameters),
+  group("Method", advice.element, grid(method.element, stage.element, format.element), methodNote, parameters),
   group("Calibration", grid(source.element, localField, stored.element, ...calibration.map((one) => one.element)), storeCalibration, storing, more("More about the records", calibrationMore)),
   group("Evaluation", grid(evaluate.element, holdBack.element, evaluationFile.element), storeEvaluation, more("More about the evaluation", evaluationMore)),
   group("Run", grid(device.element), more("Priority, seed, limits, metadata", others)),
   el("div", {class: "row"}, submit, el("a", {class: "button quiet", href: "#/"}, "Back to the queue")), summary);
 
   main.replaceChildren(el("div", {class: "head"}, el("div", {}, el("h1", {}, "New job"), el("p", {class: "muted"}, "An empty field takes the daemon's default."))),
-    el("div", {class: "columns form-columns"}, form, el("section", {class: "panel sticky", "aria-label": "The same job from a shell"}, el("header", {}, el("h2", {}, "The same job from a shell")), el("div", {class: "body"}, quantctl.element, curl.element))));
+    el("div", {class: "columns form-columns"}, form, el("div", {class: "stack sticky"}, guess.element,
+      el("section", {class: "panel", "aria-label": "The same job from a shell"}, el("header", {}, el("h2", {}, "The same job from a shell")), el("div", {class: "body"}, quantctl.element, curl.element)))));
+
+  /* A way that was recommended: its method with its parameters and its format, in place of what was entered. */
+  function fill({name: way, job: wanted}) {
+    method.input.value = wanted.method;
+    stage.input.value = "";
+    for (const one of ofMethod) {
+      one.set(undefined);
+    }
+    drawMethod();
+    for (const one of ofMethod) {
+      one.set(wanted.quantization?.[one.pointer.split("/").at(-1)]);
+      one.fault("");
+    }
+    format.input.value = wanted.output?.format ?? "";
+    changed();
+    notice(`The form was filled in: ${way}`, "good");
+    method.input.focus();
+  }
 
   function drawMethod() {
     const chosen = chosenMethod(), first = named(stage.input.value);
@@ -245,6 +271,7 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
     const now = body();
     quantctl.set(quantctlLines(now, records()));
     curl.set(curlLines(now, records()));
+    guess.ask();
   }
 
   method.input.addEventListener("input", drawMethod);
@@ -262,7 +289,8 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
   let sent = null; /* its text and key: the same again is the same job, also when its answer was lost */
 
   async function create() {
-    const all = [model, method, stage, source, evaluate, ...counted()];
+    const all = shownControls();
+    guess.stop();
     faults(all, null, summary);
     if (!readable(all)) {
       return;

@@ -155,6 +155,109 @@ def two_methods_in_a_row():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def figure(page, label):
+    """What the estimate says under that label."""
+    return page.get_by_role("region", name="Estimate").locator("dt", has_text=label).locator("xpath=following-sibling::dd[1]").inner_text()
+
+
+def estimates_follow_the_typing():
+    """Sizes, memory and disk of what is entered; problems at their fields, without a jump of the focus; the last answer counts."""
+    with Daemon() as daemon, browser.page(daemon, "#/new", expected=("status of 4",)) as page:
+        region = page.get_by_role("region", name="Estimate")
+        shows(page, "[role=status]", "Name a checkpoint to see")
+        uri = control(page, "Where the checkpoint is")
+        uri.fill("file:nothing")
+        field = page.locator(".control", has=page.locator("label", has_text="Where the checkpoint is"))
+        shows(page, ".control .fault", "nothing")
+        true("nothing" in field.locator(".fault").inner_text(), "the problem is at its field")
+        equal(uri.evaluate("e => e === document.activeElement"), True, "the focus stays")
+        uri.fill("file:tiny-llama")
+        shows(page, "[role=status]", "can run as it is")
+        equal(field.locator(".fault").inner_text(), "", "what was wrong is not any more")
+        control(page, "bits").select_option("8")
+        wait_until(lambda: figure(page, "Bits per weight").startswith("8."), "bits of eight bits")
+        asked = []
+        page.on("request", lambda request: asked.append(request) if "/estimates" in request.url else None)
+        control(page, "bits").select_option("4")
+        page.get_by_text("More parameters").click()
+        for text in ("0.5", "0.05", "0.055"):
+            control(page, "damp_percent").fill(text)
+        wait_until(lambda: figure(page, "Bits per weight").startswith("4."), "bits of four bits")
+        equal(len(asked), 1, "requests for changes in a row")
+        said = daemon.request("POST", "/v1/quantization/estimates", json=json.loads(asked[0].post_data)).json
+        true("free" in figure(page, "Memory") and "free" in figure(page, "Disk") and "times smaller" in figure(page, "Artifact"), region.inner_text())
+        equal(figure(page, "Bits per weight").split(" ")[0], "%.2f" % said["output"]["bits_per_weight"])
+        control(page, "damp_percent").fill("7")
+        shows(page, ".control .fault", "\"damp_percent\" is 7")
+        shows(page, "[role=status]", "cannot be read yet")
+        control(page, "damp_percent").fill("")
+        control(page, "Tokens of a sequence").fill("4096")
+        shows(page, ".control .fault", "positions")
+        shows(page, "[role=status]", "could not run: 1 problem, marked in the form")
+        control(page, "Tokens of a sequence").fill("")
+        shows(page, "[role=status]", "can run as it is")
+        accessible(page, "the form with an estimate")
+        equal(daemon.get(JOBS)["data"], [], "nothing was made")
+
+
+def ways_are_recommended():
+    """A goal and a device lead to ways with reasons, of which one fills in the form; its lines make that job."""
+    with Daemon() as daemon, browser.page(daemon, "#/new", expected=("status of 4",)) as page:
+        page.get_by_text("Not sure which?").click()
+        button = page.get_by_role("button", name="Recommend")
+        button.click()
+        shows(page, ".recommend .fault", "Name a checkpoint")
+        control(page, "Where the checkpoint is").fill("file:tiny-llama")
+        titles = {option.get_attribute("value"): option.inner_text() for option in control(page, "Goal").locator("option").all()}
+        for goal, title in titles.items():
+            said = daemon.request("POST", "/v1/quantization/recommendations", json={"model": {"uri": "file:tiny-llama"}, "goal": goal, "accelerator": "t4"})
+            equal(said.json["title"], title, "the words of a goal")
+        control(page, "Goal").select_option("low_risk")
+        control(page, "Accelerator").select_option("rtx-4090")
+        control(page, "Requests at once").fill("0")
+        button.click()
+        shows(page, ".recommend .fault", "batch")
+        control(page, "Requests at once").fill("8")
+        control(page, "Requests at once").press("Enter")
+        shows(page, ".way h3", "1. rtn-int8")
+        equal(daemon.get(JOBS)["data"], [], "Enter asks, and makes no job")
+        text = page.locator(".recommend").inner_text()
+        for part in ("A rollout with little risk.", "In 16 bits", "Kernels", "Marlin", "Loaded by", "Faster at most"):
+            true(part in text, "%r in %s" % (part, text))
+        accessible(page, "ways")
+        picture(page, "new-recommend")
+        page.get_by_role("button", name="Use gptq-int4").press("Enter")
+        equal((control(page, "Method").input_value(), control(page, "bits").input_value(), control(page, "group_size").input_value()), ("gptq", "4", "128"))
+        page.get_by_role("button", name="Use rtn-int8").click()
+        wait_until(lambda: "--method rtn" in line_of(page, "quantctl"), "the lines follow")
+        wait_until(lambda: figure(page, "Bits per weight").startswith("8"), "so does the estimate")
+        true("--format compressed-tensors" in line_of(page, "quantctl"), line_of(page, "quantctl"))
+        control(page, "Accelerator").select_option("numbers")
+        control(page, "Memory in GB").fill("0.001")
+        button.click()
+        shows(page, ".recommend .fault", "bandwidth_bytes_per_second")
+        control(page, "Memory bandwidth in GB/s").fill("100")
+        control(page, "TFLOPS in BF16").fill("10")
+        button.click()
+        shows(page, ".way .badge", "Does not fit")
+        shows(page, ".problems li", "fp8: The accelerator has no products")
+
+
+def keys_that_only_read():
+    """What a key may not ask for is said once, and not asked again."""
+    with Guarded() as daemon, browser.page(daemon, None, expected=("status of 401", "status of 403")) as page:
+        page.add_init_script("sessionStorage.setItem('quantd.key', %s)" % json.dumps(daemon.keys["read"]))
+        asked = []
+        page.on("request", lambda request: asked.append(request.url) if "/estimates" in request.url else None)
+        page.goto(url_of(daemon) + "#/new")
+        control(page, "Where the checkpoint is").fill("file:tiny-llama")
+        shows(page, "[role=status]", "This key may not make jobs")
+        page.get_by_text("Not sure which?").click()
+        page.get_by_role("button", name="Recommend").click()
+        shows(page, ".recommend .fault", "This key may not make jobs")
+        equal(len(asked), 1, "requests")
+
+
 def records_follow_a_broken_connection():
     """Records that the form could not send: the job waits, and the same file goes on where it was."""
     with Daemon() as daemon:
@@ -436,7 +539,7 @@ def pictures():
                         picture(page, "%s-%s-%d" % (name, theme, width))
 
 
-TESTS = [a_job_is_made_with_the_form, members_without_an_option, two_methods_in_a_row, records_follow_a_broken_connection, two_are_compared, artifacts_are_fetched_and_deleted,
+TESTS = [a_job_is_made_with_the_form, estimates_follow_the_typing, ways_are_recommended, keys_that_only_read, members_without_an_option, two_methods_in_a_row, records_follow_a_broken_connection, two_are_compared, artifacts_are_fetched_and_deleted,
          artifacts_are_signed_and_webhooks_listed, keys_are_made_and_revoked, pictures]
 
 if __name__ == "__main__":
