@@ -447,8 +447,8 @@ def large_views():
 
 
 def speed(daemon, places):
-    busy = os.environ.get("QUANTD_E2E_SANITIZED") == "1" or os.getloadavg()[0] > 2 * os.cpu_count()
-    limit = 4000 if busy else 1000  # milliseconds to the first paint; a tenth of it for an interaction
+    """Prints how long the large views take, as ratios to a blank page of the same run; what fails is a view that draws more than is seen,
+    since times say as much of the machine."""
     with browser.page(daemon, None) as page:
         page.route("**/blank", lambda route: route.fulfill(content_type="text/html", body="<!doctype html><title>blank</title><p>blank"))
         paints = []
@@ -464,14 +464,13 @@ def speed(daemon, places):
             paint = paint_of(page)
             rows = page.evaluate("Math.max(...Object.values(window.waited))")
             print("    %-34s %4d ms to the first paint, %.1f times a blank page (%d ms); %d ms to its data" % (name, paint, paint / blank, blank, rows), flush=True)
-            true(paint < limit, "the first paint of %s after %d ms" % (name, paint))
-            longest = 0
             if name == "queue":
                 longest = max(
                     interaction(page, "older jobs", lambda: page.get_by_role("button", name="Older").click()),
                     interaction(page, "a selection of the page", lambda: page.get_by_label("Select every job of this page").check()),
                     interaction(page, "a filter", lambda: press(page, "Status", "ArrowDown")),
                     interaction(page, "a search", lambda: page.get_by_label("Search").type("09")))
+                true(page.locator("table.jobs tbody tr").count() <= 50, "one page of rows")
             else:
                 shows(page, ".panel > header .muted", "largest: ")
                 grid = page.locator("table.virtual")
@@ -486,7 +485,7 @@ def speed(daemon, places):
                     interaction(page, "another metric", lambda: press(page, "Metric", "ArrowDown")))
                 equal(grid.get_attribute("aria-rowcount"), "1002", "rows")
                 true(grid.locator("tr").count() < 60, "only what is seen are elements")
-            true(longest < limit / 10, "the longest interaction of %s took %d ms" % (name, longest))
+            print("    %-34s %4d ms, %.1f times the first paint of a blank page" % ("the longest of " + name, longest, longest / blank), flush=True)
 
 
 def paging(daemon):

@@ -127,7 +127,7 @@ def second_daemon_is_refused():
         outcome = run_quantd("--data-dir", daemon.data, "--listen", "127.0.0.1:0")
         true(outcome.returncode not in (0, None), "the second daemon fails")
         true("another daemon holds" in outcome.stderr, "it says why: %r" % outcome.stderr)
-        true(time.monotonic() - started < 5, "it says so at once")
+        true(time.monotonic() - started < 30, "it does not wait for the first one")
         equal(daemon.request("GET", "/livez").status, 200, "status of the first one")
 
 
