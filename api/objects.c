@@ -467,6 +467,10 @@ static const struct schema_row report_rows[] = {
     OBJECT(calibration, schema_report_calibration),
     MEMBER(kv_cache, LIST, NULLABLE, HELP("Scales of keys and values by layer.")),
     MEMBER(analysis, OBJECT, NULLABLE, HELP("Rows and schemes of a method that only analyses.")),
+    OBJECT(anatomy, schema_anatomy, NULLABLE, HELP("Where the error comes from; null without rows.")),
+    LIST(suggestions, schema_suggestion, NULLABLE,
+         HELP("What would lower it, the best for its bytes first; empty: nothing would. Null: the job has not "
+              "succeeded, or an earlier version ran it.")),
     LIST(warnings, schema_warning),
     OBJECT(error, schema_job_error, NULLABLE),
     LIST(layers, schema_layer),

@@ -66,6 +66,9 @@ extern const struct schema schema_quota_request, schema_quota, schema_quota_list
 extern const struct schema schema_webhook_request, schema_webhook_change;
 extern const struct schema schema_problem;
 extern const struct schema schema_warning;
+/* --- objects_report.c */
+extern const struct schema schema_anatomy, schema_suggestion;
+
 /* --- objects_estimate.c */
 extern const struct schema schema_gate, schema_job_gate, schema_generation;
 extern const struct schema schema_chosen, schema_estimate, schema_recommendation_request, schema_recommendation;

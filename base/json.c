@@ -147,3 +147,23 @@ const char *json_get_string(const json_t *object, const char *key)
 {
     return json_string_value(json_object_get(object, key));
 }
+
+json_t *json_merge_patch(const json_t *target, const json_t *patch)
+{
+    if (!json_is_object(patch)) {
+        return json_deep_copy(patch);
+    }
+    json_t *merged = json_is_object(target) ? json_copy((json_t *)target) : json_object(), *value;
+    const char *name;
+
+    json_object_foreach((json_t *)patch, name, value)
+    {
+        if (json_is_null(value)) {
+            json_object_del(merged, name);
+        } else if (json_object_set_new(merged, name, json_merge_patch(json_object_get(merged, name), value)) != 0) {
+            json_decref(merged);
+            return NULL;
+        }
+    }
+    return merged;
+}

@@ -27,3 +27,6 @@ int json_get_number(const json_t *object, const char *key, double *out);
 int json_get_bool(const json_t *object, const char *key, _Bool *out);
 /* Borrowed string member, NULL if absent or not a string. */
 const char *json_get_string(const json_t *object, const char *key);
+/* A JSON merge patch (RFC 7396) applied: objects member by member, null removes a member, anything else takes the place
+ * of what is there. target may be NULL; neither is changed. New reference; NULL: no memory. */
+json_t *json_merge_patch(const json_t *target, const json_t *patch);

@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/job.h"
 #include "cli/print.h"
+#include "cli/report_advice.h"
 #include "cli/safe.h"
 #include "cli/status.h"
 
@@ -22,7 +23,7 @@
 
 struct report_options {
     const char *metric, *sort, *module;
-    int64_t worst;
+    int64_t worst, apply;
     bool csv, all;
 };
 
@@ -37,6 +38,8 @@ static const struct option_row report_options[] = {
      .help = "Column that orders the modules and makes the bars (default: " JOB_METRIC ")"},
     {"sort", 0, OPTION_TEXT, "[-]COLUMN", AT(sort), .help = "Order of --csv, as the route takes it"},
     {"module", 0, OPTION_TEXT, "PATTERN", AT(module), .help = "Only these modules of --csv, as the route takes it"},
+    {"apply", 0, OPTION_INT, "N", AT(apply), .help = "The job's request with suggestion N, a job file for submit", 0,
+     1000000},
     {0},
 };
 
@@ -278,6 +281,7 @@ static int show_report(const json_t *report, const struct report_options *option
                     options->all ? "" : metric);
         TRY(show_rows(layers, metric, options->all ? json_array_size(layers) : count, !options->all));
     }
+    report_advice_show(report);
     return 0;
 }
 
@@ -296,6 +300,9 @@ static int report_run(struct cli *cli, const void *given, int count, char **argu
     }
     TRY(job_path(path, sizeof(path), arguments[0], "/report"));
     TRY(client_get(cli, path, &report));
+    if (options->apply != OPTION_UNSET) {
+        return report_advice_apply(report, options->apply);
+    }
     if (cli->json) {
         print_json(report);
         return 0;

@@ -30,6 +30,23 @@ int check_column_stats(const char *op, const struct tensor *absmax, const struct
     return check_optional(op, "abssum", abssum, matrix_cols(x));
 }
 
+int check_distribution(const char *op, struct gpu_distribution *out, const struct tensor *w, int64_t group)
+{
+    int64_t cols = matrix_cols(w);
+
+    TRY(check_f32(op, "w", w, -1, -1));
+    if (group < 1 || cols % group != 0) {
+        return err_raise(ERR_INTERNAL, "%s: groups of %lld in rows of %lld", op, (long long)group, (long long)cols);
+    }
+    return 0;
+}
+
+int check_column_energy(const char *op, double *signal, double *error, const struct tensor *w, const struct tensor *wq)
+{
+    TRY(check_f32(op, "w", w, -1, -1));
+    return check_f32(op, "wq", wq, matrix_rows(w), matrix_cols(w));
+}
+
 int check_output_error(const char *op, double *error, double *signal, const struct tensor *w, const struct tensor *wq,
                        const struct tensor *h)
 {

@@ -16,6 +16,7 @@
 
 #include "gpu/ops.h"
 #include "gpu/shared/activation.h"
+#include "gpu/shared/distribution.h"
 #include "gpu/tensor.h"
 
 #include <stdbool.h>
@@ -160,6 +161,15 @@ struct gpu_residual {
     double weight_max; /* max |w| */
     int64_t clipped;   /* weights outside the grid's range */
     int64_t nonfinite;
+};
+
+/* How weights lie in their groups; sums in double in fixed order. */
+struct gpu_distribution {
+    double square, fourth; /* sum w^2, w^4 */
+    double range_sq;       /* sum over the weights of max^2, the largest magnitude in a weight's group */
+    double part_range_sq;  /* the same, of the largest magnitude in its part of DISTRIBUTION_PART weights */
+    double max_to_median;  /* the largest ratio of max to the lower median of magnitudes, where that is not 0 */
+    int64_t far;           /* weights beyond DISTRIBUTION_FAR such medians */
 };
 
 struct gpu_factor {

@@ -39,13 +39,15 @@ static json_t *rows_value(const struct report_row *row, const struct report_colu
         memcpy(&real, at, sizeof(real));
         return isfinite(real) ? json_real(real) : json_null();
     case REPORT_INT:
+    case REPORT_COUNT:
     case REPORT_FLAG:
         break;
     }
     memcpy(&number, at, sizeof(number));
-    return column->type == REPORT_INT ? json_integer((json_int_t)number)
-           : number < 0               ? json_null()
-                                      : json_boolean(number != 0);
+    if (column->type != REPORT_INT && number < 0) {
+        return json_null();
+    }
+    return column->type == REPORT_FLAG ? json_boolean(number != 0) : json_integer((json_int_t)number);
 }
 
 json_t *rows_json(const struct report_row *rows, int count)
@@ -63,6 +65,21 @@ json_t *rows_json(const struct report_row *rows, int count)
         }
     }
     return list;
+}
+
+void rows_complete(json_t *rows)
+{
+    size_t i;
+    json_t *row;
+
+    json_array_foreach(rows, i, row)
+    {
+        for (const struct report_column *column = report_columns; column->name != NULL; column++) {
+            if (json_object_get(row, column->name) == NULL) {
+                json_object_set_new(row, column->name, json_null());
+            }
+        }
+    }
 }
 
 static double rows_member(const json_t *row, const char *key)

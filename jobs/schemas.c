@@ -55,8 +55,11 @@ static void schemas_set_member(json_t *schema, const char *member, json_t *value
 
 static void schemas_add_layer(json_t *components)
 {
-    static const char *const types[] = {
-        [REPORT_INT] = "integer", [REPORT_REAL] = "number", [REPORT_TEXT] = "string", [REPORT_FLAG] = "boolean"};
+    static const char *const types[] = {[REPORT_INT] = "integer",
+                                        [REPORT_REAL] = "number",
+                                        [REPORT_TEXT] = "string",
+                                        [REPORT_FLAG] = "boolean",
+                                        [REPORT_COUNT] = "integer"};
     json_t *properties = json_object(), *required = json_array();
     for (const struct report_column *column = report_columns; column->name != NULL; column++) {
         const char *type = types[column->type];

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "jobs/keys.h"
+#include "jobs/rows.h"
 #include "storage/storage.h"
 
 #include <string.h>
@@ -64,7 +65,9 @@ int service_job_events(struct service *service, const struct principal *who, con
 int service_job_layers(struct service *service, const struct principal *who, const char *id, json_t **rows)
 {
     TRY(service_job_check(service, who, id));
-    return store_layers_list(service_store(service), id, rows);
+    TRY(store_layers_list(service_store(service), id, rows));
+    rows_complete(*rows);
+    return 0;
 }
 
 int service_file_open(struct service *service, struct blob_writer **out)

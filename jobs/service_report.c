@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "jobs/analysis.h"
+#include "jobs/anatomy.h"
 #include "jobs/rows.h"
 #include "jobs/task.h"
 #include "jobs/view.h"
@@ -103,14 +104,18 @@ static json_t *evaluation_of(const struct job_row *row)
 static json_t *compose(const struct service *service, const struct job_row *row, const json_t *layers,
                        const json_t *blocks)
 {
-    return json_pack("{s:s, s:i, s:s, s:s, s:s?, s:s, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O?, s:O}",
-                     "object", "quantization.report", "version", REPORT_VERSION, "job_id", row->id, "status",
-                     job_status_name(row->status), "method", row->method, "mode", view_mode(row->request), "request",
-                     row->request, "environment", environment_of(service, row), "totals", totals_of(row, layers),
-                     "evaluation", evaluation_of(row), "gate", view_gate(row), "calibration", calibration_of(row),
-                     "kv_cache", analysis_scales(blocks), "analysis", analysis_report(blocks), "warnings",
-                     json_is_array(row->warnings) ? json_incref(row->warnings) : json_array(), "error", row->error,
-                     "layers", layers);
+    const json_t *suggestions = json_object_get(row->result, "suggestions");
+
+    return json_pack(
+        "{s:s, s:i, s:s, s:s, s:s?, s:s, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O?, s:O}", "object",
+        "quantization.report", "version", REPORT_VERSION, "job_id", row->id, "status", job_status_name(row->status),
+        "method", row->method, "mode", view_mode(row->request), "request", row->request, "environment",
+        environment_of(service, row), "totals", totals_of(row, layers), "evaluation", evaluation_of(row), "gate",
+        view_gate(row), "calibration", calibration_of(row), "kv_cache", analysis_scales(blocks), "analysis",
+        analysis_report(blocks), "anatomy", anatomy_report(layers, suggestions), "suggestions",
+        member_or_null(row->result, "suggestions"), "warnings",
+        json_is_array(row->warnings) ? json_incref(row->warnings) : json_array(), "error", row->error, "layers",
+        layers);
 }
 
 int service_job_report(struct service *service, const struct principal *who, const char *id, json_t **report)
@@ -121,6 +126,7 @@ int service_job_report(struct service *service, const struct principal *who, con
 
     TRY(store_job_get(service->store, who->project, id, &row));
     TRY(store_layers_list(service->store, id, &layers));
+    rows_complete(layers);
     TRY(store_blocks_list(service->store, id, &blocks));
     json_t *composed = compose(service, &row, layers, blocks);
     if (composed == NULL) {

@@ -121,3 +121,7 @@ json_t *task_gate_json(const struct task *task);
 /* ERR_NO_SIGNING_KEY: what the job is to make could not be signed. */
 int task_check_signing(const struct task *task);
 int task_publish(struct task *task);
+
+/* --- task_suggest.c */
+/* What would lower the errors of these rows of the report (suggest.h). NULL: no memory. New reference. */
+json_t *task_suggestions(struct task *task, const json_t *rows);

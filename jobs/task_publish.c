@@ -207,16 +207,17 @@ static json_t *environment_json(const struct task *task)
                      kind, "name", info->name, "detail", info->detail, "threads", info->threads);
 }
 
-static json_t *result_json(const struct task *task, const char *artifact, const json_t *rows, double bits, double ratio,
+static json_t *result_json(struct task *task, const char *artifact, const json_t *rows, double bits, double ratio,
                            const struct evaluation_result *e)
 {
-    return json_pack("{s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact, "bits_per_weight",
-                     number_or_null(bits), "compression_ratio", number_or_null(ratio), "perplexity_before",
-                     e->done ? number_or_null(e->perplexity_before) : json_null(), "perplexity_after",
-                     e->done ? number_or_null(e->perplexity_after) : json_null(), "kl_divergence_mean",
-                     e->done ? number_or_null(e->kl_mean) : json_null(), "top1_agreement",
+    return json_pack("{s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact,
+                     "bits_per_weight", number_or_null(bits), "compression_ratio", number_or_null(ratio),
+                     "perplexity_before", e->done ? number_or_null(e->perplexity_before) : json_null(),
+                     "perplexity_after", e->done ? number_or_null(e->perplexity_after) : json_null(),
+                     "kl_divergence_mean", e->done ? number_or_null(e->kl_mean) : json_null(), "top1_agreement",
                      e->done ? number_or_null(e->top1_agreement) : json_null(), "worst_layers", rows_worst(rows),
-                     "evaluation", evaluation_json(e), "environment", environment_json(task));
+                     "evaluation", evaluation_json(e), "environment", environment_json(task), "suggestions",
+                     json_array_size(rows) > 0 ? task_suggestions(task, rows) : json_null());
 }
 
 /* The last move, with the job's last columns. result and made are taken; artifact: NULL where there is none. */

@@ -43,7 +43,19 @@ const struct report_column report_columns[] = {
     COLUMN(REPORT_REAL, max_abs_error),
     COLUMN(REPORT_REAL, cosine_similarity),
     COLUMN(REPORT_REAL, output_relative_mse),
+    COLUMN(REPORT_REAL, error_alignment),
     COLUMN(REPORT_REAL, weight_absmax),
+    COLUMN(REPORT_REAL, weight_kurtosis),
+    COLUMN(REPORT_REAL, weight_max_to_median),
+    COLUMN(REPORT_REAL, weight_outlier_fraction),
+    COLUMN(REPORT_REAL, weight_channel_max_to_median),
+    COLUMN(REPORT_REAL, full_range_mse),
+    COLUMN(REPORT_REAL, part_range_ratio),
+    COLUMN(REPORT_REAL, input_channel_max_to_median),
+    COLUMN(REPORT_REAL, input_evenness),
+    COLUMN(REPORT_COUNT, error_channels),
+    COLUMN(REPORT_COUNT, signal_channels),
+    COLUMN(REPORT_TEXT, top_channels),
     COLUMN(REPORT_REAL, input_scale),
     COLUMN(REPORT_REAL, input_range),
     COLUMN(REPORT_REAL, input_error),
@@ -93,6 +105,51 @@ static void set_errors(struct report_row *row, const struct report_facts *f)
                                                        : finite_or_null(f->output_error / f->output_signal, row);
 }
 
+/* What the grid would lose that covers the full range of each group, with errors spread evenly over its steps. */
+static double full_range_mse(const struct report_facts *f, double count)
+{
+    const struct qscheme *scheme = &f->job->result.scheme;
+    double steps = (double)((1 << scheme->bits) - 1);
+
+    if (scheme->kind != QTENSOR_INT || f->job->result.row_groups != f->job->result.rows) {
+        return NAN;
+    }
+    return f->anatomy.weights.range_sq / count * 4 / (steps * steps) / 12;
+}
+
+static void set_top_channels(struct report_row *row, const struct anatomy *a)
+{
+    size_t used = 0;
+
+    for (int i = 0; i < a->top_count && used < sizeof(row->top_channels); i++) {
+        used += (size_t)snprintf(row->top_channels + used, sizeof(row->top_channels) - used, "%s%lld:%.3g",
+                                 i > 0 ? " " : "", (long long)a->top[i].index, a->top[i].share);
+    }
+}
+
+static void set_anatomy(struct report_row *row, const struct report_facts *f)
+{
+    const struct anatomy *a = &f->anatomy;
+    const struct gpu_distribution *w = &a->weights;
+    double count = (double)f->job->result.rows * (double)f->job->result.cols;
+    bool some = w->square > 0;
+
+    row->weight_kurtosis = some ? finite_or_null(count * w->fourth / (w->square * w->square), row) : NAN;
+    row->weight_max_to_median = w->max_to_median > 0 ? finite_or_null(w->max_to_median, row) : NAN;
+    row->weight_outlier_fraction = finite_or_null((double)w->far / count, row);
+    row->weight_channel_max_to_median = some ? finite_or_null(a->weight_channels, row) : NAN;
+    row->full_range_mse = full_range_mse(f, count);
+    row->part_range_ratio = some ? finite_or_null(w->part_range_sq / w->range_sq, row) : NAN;
+    row->input_channel_max_to_median =
+        a->has_inputs && a->input_channels > 0 ? finite_or_null(a->input_channels, row) : NAN;
+    row->input_evenness = a->has_inputs ? finite_or_null(a->input_evenness, row) : NAN;
+    row->error_channels = a->has_inputs ? a->error_channels : -1;
+    row->signal_channels = a->has_inputs ? a->signal_channels : -1;
+    bool compared = !isnan(row->output_relative_mse) && row->relative_mse > 0;
+    row->error_alignment = compared ? finite_or_null(row->output_relative_mse / row->relative_mse, row) : NAN;
+    set_top_channels(row, a);
+}
+
 /* Of static inputs; null where there are none, or where nothing was measured. */
 static void set_input(struct report_row *row, const struct report_facts *f)
 {
@@ -139,6 +196,7 @@ void report_row_of(const struct report_facts *f, struct report_row *out)
     row.unrefined_loss = job->refined ? finite_or_null(job->unrefined_loss, &row) : NAN;
     row.refined_loss = job->refined ? finite_or_null(job->refined_loss, &row) : NAN;
     set_errors(&row, f);
+    set_anatomy(&row, f);
     set_input(&row, f);
     *out = row;
 }

@@ -3,6 +3,7 @@
  * any number of the row was not finite. */
 
 #include "gpu/gpu.h"
+#include "pipeline/anatomy.h"
 #include "quantizers/input_range.h"
 #include "quantizers/quantizer.h"
 
@@ -20,7 +21,12 @@ struct report_row {
     double bits_per_weight, loss, unrefined_loss, refined_loss;
     char target[16]; /* "weight", "float_model" */
     double mse, rounding_mse, clipping_mse, clipped_fraction, relative_mse, sqnr_db, max_abs_error, cosine_similarity;
-    double output_relative_mse, weight_absmax;
+    double output_relative_mse, error_alignment, weight_absmax;
+    double weight_kurtosis, weight_max_to_median, weight_outlier_fraction, weight_channel_max_to_median;
+    double full_range_mse, part_range_ratio;
+    double input_channel_max_to_median, input_evenness;
+    int64_t error_channels, signal_channels; /* -1: no inputs are known */
+    char top_channels[96];
     double input_scale, input_range, input_error, input_error_absmax, input_absmax_to_rms;
     int64_t input_outlier; /* -1: there are no static inputs */
     double damp_percent_used;
@@ -32,9 +38,10 @@ struct report_row {
 
 enum report_type {
     REPORT_INT,
-    REPORT_REAL, /* double; NAN: null */
-    REPORT_TEXT, /* char[]; "": null */
-    REPORT_FLAG, /* int64_t: 0, 1; -1: null */
+    REPORT_REAL,  /* double; NAN: null */
+    REPORT_TEXT,  /* char[]; "": null */
+    REPORT_FLAG,  /* int64_t: 0, 1; -1: null */
+    REPORT_COUNT, /* int64_t; -1: null */
 };
 struct report_column {
     const char *name;
@@ -67,6 +74,7 @@ struct report_facts {
     const char *method;
     const struct linear_job *job; /* solved */
     struct gpu_residual residual;
+    struct anatomy anatomy;
     bool has_output;
     double output_error, output_signal; /* tr(dW H dW^T), tr(W H W^T) */
     int64_t samples, tokens;

@@ -213,7 +213,8 @@ static int solve_measure(struct run *run, const struct tensor *weight, struct li
                                    &stats->hessian));
         facts->output_error = job->aimed ? job->aimed_error : facts->output_error;
     }
-    return 0;
+    return anatomy_measure(gpu, run->stream, weight, &job->dequantized, facts->has_output ? stats : NULL,
+                           anatomy_group(q), &facts->anatomy);
 }
 
 int solved_input(struct run *run, struct block_module *module, const struct qtensor *q)

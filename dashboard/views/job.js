@@ -3,6 +3,7 @@ import {follow, get, post, remove, send, sleep} from "../lib/api.js";
 import {el, empty, setText, skeleton} from "../lib/dom.js";
 import {NONE, badge, bytes, count, date, duration, ended, fixed, now, percent, perplexity, small, working} from "../lib/format.js";
 import {confirm, failure, notice} from "../lib/notices.js";
+import {errorsPanel} from "./job_errors.js";
 import {layersPanel} from "./job_layers.js";
 import {logPanel} from "./job_log.js";
 import {runPanel} from "./job_run.js";
@@ -34,6 +35,7 @@ export function show(main, {args, signal, title}) {
   const details = el("dl", {class: "pairs"});
   const run = el("div", {class: "stack", hidden: true});
   const layers = layersPanel(signal);
+  const errors = errorsPanel();
   const log = logPanel();
   const noRows = el("section", {class: "panel", "aria-label": "Layers"}, empty("No layers yet", "They appear here with the first finished block."));
   const analysis = el("section", {class: "panel", "aria-label": "Analysis", hidden: true});
@@ -46,7 +48,7 @@ export function show(main, {args, signal, title}) {
       el("div", {class: "head"}, el("div", {}, el("nav", {class: "trail muted", "aria-label": "Trail"}, el("a", {href: "#/"}, "Queue"), el("span", {class: "mono"}, args[0])), heading, subtitle), buttons),
       el("div", {class: "stack"},
         el("section", {class: "panel", "aria-label": "Progress"}, el("header", {}, el("h2", {}, "Progress"), position), el("div", {class: "body"}, phases)),
-        facts, messagesPanel, analysis, noRows, layers.element,
+        facts, messagesPanel, analysis, noRows, errors.element, layers.element,
         el("div", {class: "columns"},
           el("div", {class: "stack"}, run, log.element),
           el("section", {class: "panel", "aria-label": "Request"}, el("header", {}, el("h2", {}, "Request")), el("div", {class: "body"}, details)))));
@@ -233,6 +235,7 @@ export function show(main, {args, signal, title}) {
     } else if (ended(job.status)) {
       noRows.replaceChildren(empty("No layers", job.status === "succeeded" ? "This job changed no weights." : "It ended before the first block was finished."));
     }
+    errors.update(state.report);
     renderAnalysis(state.report?.analysis?.schemes ?? []);
     renderMessages();
   }

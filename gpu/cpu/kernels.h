@@ -24,6 +24,13 @@ struct residual_sums {
     int64_t outside[RESIDUAL_LANES], nonfinite[RESIDUAL_LANES];
 };
 
+/* Sums over groups: struct gpu_distribution's, before the lanes are added up. */
+struct distribution_sums {
+    double square[RESIDUAL_LANES], fourth[RESIDUAL_LANES];
+    double range_sq, part_range_sq, max_to_median;
+    int64_t far;
+};
+
 struct kernels {
     const char *name; /* "avx512" */
     /* Columns of one GPTQ block for LANES rows at once: w [cols][LANES] at stride, replaced by the errors e.
@@ -54,6 +61,10 @@ struct kernels {
     double (*dot)(const float *a, const float *b, int64_t n);
     /* Adds to *sums; low <= 0 <= high. */
     void (*residual)(struct residual_sums *sums, const float *a, const float *b, int64_t n, float low, float high);
+    /* Adds one group of n weights to *sums. */
+    void (*distribution)(struct distribution_sums *sums, const float *w, int64_t n);
+    /* signal[i] += a[i]^2, error[i] += (a[i] - b[i])^2. */
+    void (*energy)(double *signal, double *error, const float *a, const float *b, int64_t n);
     /* out[c] = weight * costs[c] + sum over d < group of query[d] * turned[d * stride + c]; reads and writes up to the
      * next multiple of LANES. */
     void (*code_scores)(float *out, const float *turned, int64_t stride, int64_t n, const float *costs, float weight,

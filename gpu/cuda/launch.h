@@ -5,6 +5,7 @@
 
 #include "gpu/shared/activation.h"
 #include "gpu/shared/attention.h"
+#include "gpu/shared/distribution.h"
 #include "gpu/shared/dtype.h"
 
 #include <cuda_runtime_api.h>
@@ -244,6 +245,17 @@ int launch_residual(struct launch_residual_row *rows, const float *w, const floa
 int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream);
 /* The same, rounded to F32. */
 int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream);
+struct launch_distribution_row { /* as struct gpu_distribution, of one row */
+    double square, fourth, range_sq, part_range_sq, max_to_median;
+    int64_t far;
+};
+int launch_distribution(struct launch_distribution_row *rows, const float *w, int64_t count, int64_t cols,
+                        int64_t group, cudaStream_t stream);
+/* For each strip of LAUNCH_ENERGY_ROWS rows and each column: signal [strips, cols] = sum w^2, error = sum (w - wq)^2.
+ */
+#define LAUNCH_ENERGY_ROWS 256
+int launch_column_energy(double *signal, double *error, const float *w, const float *wq, int64_t rows, int64_t cols,
+                         cudaStream_t stream);
 struct launch_nll_row {
     double nll, kl;
     int64_t agree; /* 1: the largest logits are at the same place */

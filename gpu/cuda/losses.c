@@ -58,6 +58,61 @@ int cuda_residual(struct gpu_stream *stream, struct gpu_residual *out, const str
     return 0;
 }
 
+int cuda_distribution(struct gpu_stream *stream, struct gpu_distribution *out, const struct tensor *w, int64_t group)
+{
+    SCRATCH_SCOPE(stream);
+    int64_t count = matrix_rows(w);
+    AUTO_FREE struct launch_distribution_row *host = NULL;
+    struct gpu_distribution sum = {0};
+
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, scratch_size(count, sizeof(*host))));
+    struct launch_distribution_row *rows = scratch_take(stream, count, sizeof(*rows));
+    TRY(cuda_ok(stream->device, launch_distribution(rows, w->data, count, matrix_cols(w), group, stream->stream),
+                "distribution"));
+    TRY(fetch_rows(stream, rows, count, sizeof(*rows), &host));
+    for (int64_t r = 0; r < count; r++) {
+        sum.square += host[r].square;
+        sum.fourth += host[r].fourth;
+        sum.range_sq += host[r].range_sq;
+        sum.part_range_sq += host[r].part_range_sq;
+        sum.max_to_median = host[r].max_to_median > sum.max_to_median ? host[r].max_to_median : sum.max_to_median;
+        sum.far += host[r].far;
+    }
+    *out = sum;
+    return 0;
+}
+
+/* out[c] = sum over strips of parts[strip, c], in order. */
+static int fetch_columns(struct gpu_stream *stream, const double *parts, int64_t strips, int64_t cols, double *out)
+{
+    AUTO_FREE double *host = NULL;
+
+    TRY(fetch_rows(stream, parts, strips, (size_t)cols * sizeof(*host), &host));
+    memset(out, 0, (size_t)cols * sizeof(*out));
+    for (int64_t i = 0; i < strips * cols; i++) {
+        out[i % cols] += host[i];
+    }
+    return 0;
+}
+
+int cuda_column_energy(struct gpu_stream *stream, double *signal, double *error, const struct tensor *w,
+                       const struct tensor *wq)
+{
+    SCRATCH_SCOPE(stream);
+    int64_t rows = matrix_rows(w), cols = matrix_cols(w);
+    int64_t strips = (rows + LAUNCH_ENERGY_ROWS - 1) / LAUNCH_ENERGY_ROWS;
+
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, 2 * scratch_size(strips * cols, sizeof(double))));
+    double *signals = scratch_take(stream, strips * cols, sizeof(double));
+    double *errors = scratch_take(stream, strips * cols, sizeof(double));
+    TRY(cuda_ok(stream->device, launch_column_energy(signals, errors, w->data, wq->data, rows, cols, stream->stream),
+                "column_energy"));
+    TRY(fetch_columns(stream, signals, strips, cols, signal));
+    return fetch_columns(stream, errors, strips, cols, error);
+}
+
 /* sum over rows of d H d^T, for several d. Operands are F32, or pairs of BF16 whose products with each other stand for
  * theirs but for the smallest: the sum is of rows * n * n terms with errors of either sign. */
 struct quadratic {

@@ -1,5 +1,5 @@
 /* What a change costs, one partial a row in double; the host adds the rows in order. CPU twins: gpu/cpu/round.c
- * (residual), gpu/cpu/losses.c. */
+ * (residual), gpu/cpu/distribution.c, gpu/cpu/losses.c. */
 
 #include "gpu/cuda/device.cuh"
 
@@ -88,6 +88,114 @@ int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t ro
 {
     if (rows > 0) {
         launch(row_dot_kernel<float>, (unsigned)rows, THREADS, 0, stream, out, a, b, cols);
+    }
+    return (int)cudaGetLastError();
+}
+
+/* The lower median of n magnitudes, by bisection over their bits, which have their order. All threads of the block. */
+static __device__ float block_median(const float *w, int64_t n, float max, long long *counts)
+{
+    int low = 0, high = __float_as_int(max);
+
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        long long count = 0;
+        for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+            count += __float_as_int(fabsf(w[i])) <= middle;
+        }
+        if (block_sum(count, counts) >= (n + 1) / 2) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return __int_as_float(low);
+}
+
+/* Parts of DISTRIBUTION_PART weights, one warp each: this thread's share of their ranges, and of the sums. */
+static __device__ float add_parts(struct launch_distribution_row *sum, const float *w, int64_t n)
+{
+    int lane = threadIdx.x % WARP;
+    float max = 0.0f;
+
+    static_assert(DISTRIBUTION_PART == WARP, "a part is a warp's");
+    for (int64_t first = threadIdx.x - lane; first < n; first += blockDim.x) {
+        float x = first + lane < n ? w[first + lane] : 0.0f, part = warp_max(fabsf(x));
+        double square = (double)x * x;
+        sum->square += square;
+        sum->fourth += square * square;
+        if (lane == 0) {
+            sum->part_range_sq += (double)(n - first < WARP ? n - first : WARP) * part * part;
+        }
+        max = fmaxf(max, part);
+    }
+    return max;
+}
+
+static __global__ void distribution_kernel(struct launch_distribution_row *rows, const float *w, int64_t cols,
+                                           int64_t group)
+{
+    __shared__ double shared[WARP];
+    __shared__ float maxima[WARP];
+    __shared__ long long counts[WARP];
+    struct launch_distribution_row sum = {0, 0, 0, 0, 0, 0};
+    long long far_count = 0;
+
+    for (int64_t col = 0; col < cols; col += group) {
+        const float *first = w + (int64_t)blockIdx.x * cols + col;
+        float max = block_max(add_parts(&sum, first, group), maxima);
+        float median = block_median(first, group, max, counts);
+        sum.range_sq += (double)group * max * max; /* the same in all threads, as are max and median */
+        for (int64_t i = threadIdx.x; median > 0.0f && i < group; i += blockDim.x) {
+            far_count += fabsf(first[i]) > DISTRIBUTION_FAR * median;
+        }
+        sum.max_to_median = median > 0.0f ? fmax(sum.max_to_median, (double)max / median) : sum.max_to_median;
+    }
+    sum.square = block_sum(sum.square, shared);
+    sum.fourth = block_sum(sum.fourth, shared);
+    sum.part_range_sq = block_sum(sum.part_range_sq, shared);
+    sum.far = block_sum(far_count, counts);
+    if (threadIdx.x == 0) {
+        rows[blockIdx.x] = sum;
+    }
+}
+
+int launch_distribution(struct launch_distribution_row *rows, const float *w, int64_t count, int64_t cols,
+                        int64_t group, cudaStream_t stream)
+{
+    if (count > 0) {
+        int threads = group >= THREADS ? THREADS : group > WARP ? 2 * WARP : WARP;
+        launch(distribution_kernel, (unsigned)count, threads, 0, stream, rows, w, cols, group);
+    }
+    return (int)cudaGetLastError();
+}
+
+static __global__ void column_energy_kernel(double *signal, double *error, const float *w, const float *wq,
+                                            int64_t rows, int64_t cols)
+{
+    int64_t col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, strip = blockIdx.y;
+    int64_t first = strip * LAUNCH_ENERGY_ROWS;
+    int64_t end = first + LAUNCH_ENERGY_ROWS < rows ? first + LAUNCH_ENERGY_ROWS : rows;
+    double a = 0, e = 0;
+
+    if (col >= cols) {
+        return;
+    }
+    for (int64_t row = first; row < end; row++) {
+        double x = w[row * cols + col], lost = x - (double)wq[row * cols + col];
+        a += x * x;
+        e += lost * lost;
+    }
+    signal[strip * cols + col] = a;
+    error[strip * cols + col] = e;
+}
+
+int launch_column_energy(double *signal, double *error, const float *w, const float *wq, int64_t rows, int64_t cols,
+                         cudaStream_t stream)
+{
+    if (rows > 0 && cols > 0) {
+        dim3 grid(blocks_of(cols, THREADS), blocks_of(rows, LAUNCH_ENERGY_ROWS));
+        launch(column_energy_kernel, grid, THREADS, 0, stream, signal, error, w, wq, rows, cols);
     }
     return (int)cudaGetLastError();
 }

@@ -39,6 +39,8 @@ int body_sweep_levels(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_descend(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_residual(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_distribution(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_column_energy(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_output_error(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_zero_dead(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_scale(struct ops_rig *rig, int variant, struct ops_output *out);

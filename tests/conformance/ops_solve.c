@@ -434,6 +434,39 @@ int body_residual(struct ops_rig *rig, int variant, struct ops_output *out)
     return 0;
 }
 
+/* variant: the group, which divides 768; one row of zeros. */
+int body_distribution(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct gpu_distribution got;
+    struct tensor w, zeros;
+
+    TRY(ops_random(rig, DTYPE_F32, 9, 768, 48, &w));
+    zeros = tensor_rows(&w, 4, 1);
+    TRY(rig->gpu.ops->combine(rig->stream, &zeros, 0, &zeros, 0, NULL));
+    TRY(rig->gpu.ops->distribution(rig->stream, &got, &w, variant));
+    const double all[] = {got.square, got.fourth, got.range_sq, got.part_range_sq, got.max_to_median, (double)got.far};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        TRY(ops_put_number(out, all[i]));
+    }
+    return 0;
+}
+
+/* variant: columns. */
+int body_column_energy(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    double signal[512], error[512];
+    struct tensor w, wq;
+
+    TRY(ops_random(rig, DTYPE_F32, 600, variant, 49, &w));
+    TRY(ops_random(rig, DTYPE_F32, 600, variant, 50, &wq));
+    TRY(rig->gpu.ops->column_energy(rig->stream, signal, error, &w, &wq));
+    for (int i = 0; i < variant; i++) {
+        TRY(ops_put_number(out, signal[i]));
+        TRY(ops_put_number(out, error[i]));
+    }
+    return 0;
+}
+
 /* variant: n; rows 6. */
 int body_output_error(struct ops_rig *rig, int variant, struct ops_output *out)
 {

@@ -218,5 +218,44 @@ START_TEST(members_are_checked)
 }
 END_TEST
 
+static json_t *loaded(const char *text)
+{
+    json_t *value = json_loads(text, JSON_DECODE_ANY, NULL);
+
+    ck_assert_msg(value != NULL, "%s", text);
+    return value;
+}
+
+START_TEST(merge_patches_are_those_of_the_rfc)
+{
+    static const struct {
+        const char *target, *patch, *result;
+    } rows[] = {
+        {"{\"a\":\"b\"}", "{\"a\":\"c\"}", "{\"a\":\"c\"}"},
+        {"{\"a\":\"b\"}", "{\"b\":\"c\"}", "{\"a\":\"b\",\"b\":\"c\"}"},
+        {"{\"a\":\"b\",\"b\":\"c\"}", "{\"a\":null}", "{\"b\":\"c\"}"},
+        {"{\"a\":[\"b\"]}", "{\"a\":\"c\"}", "{\"a\":\"c\"}"},
+        {"{\"a\":{\"b\":\"c\"}}", "{\"a\":{\"b\":\"d\",\"c\":null}}", "{\"a\":{\"b\":\"d\"}}"},
+        {"{\"a\":[{\"b\":\"c\"}]}", "{\"a\":[1]}", "{\"a\":[1]}"},
+        {"[\"a\",\"b\"]", "[\"c\",\"d\"]", "[\"c\",\"d\"]"},
+        {"{\"a\":\"foo\"}", "\"bar\"", "\"bar\""},
+        {"[1,2]", "{\"a\":\"b\",\"c\":null}", "{\"a\":\"b\"}"},
+        {"{}", "{\"a\":{\"bb\":{\"ccc\":null}}}", "{\"a\":{\"bb\":{}}}"},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        json_t *target = loaded(rows[i].target), *patch = loaded(rows[i].patch), *before = json_deep_copy(target);
+        json_t *result = loaded(rows[i].result), *got = json_merge_patch(target, patch);
+        ck_assert_msg(json_equal(got, result), "row %zu", i);
+        ck_assert(json_equal(target, before));
+        json_decref(got);
+        json_decref(result);
+        json_decref(before);
+        json_decref(patch);
+        json_decref(target);
+    }
+}
+END_TEST
+
 UNIT_MAIN("json", depth_is_counted_before_parsing, memory_is_measured_before_parsing, a_small_text_with_a_large_tree,
-          what_is_wrong_is_refused, scalars_are_values, members_are_checked)
+          what_is_wrong_is_refused, scalars_are_values, members_are_checked, merge_patches_are_those_of_the_rfc)

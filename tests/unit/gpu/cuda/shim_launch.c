@@ -356,6 +356,65 @@ int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t ro
     return 0;
 }
 
+static int ascending_magnitudes(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static void add_distribution(struct launch_distribution_row *row, const float *w, int64_t n, float *sorted)
+{
+    float part = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        double square = (double)w[i] * (double)w[i];
+        bool ends = i + 1 == n || (i + 1) % DISTRIBUTION_PART == 0;
+        sorted[i] = fabsf(w[i]);
+        row->square += square;
+        row->fourth += square * square;
+        part = sorted[i] > part ? sorted[i] : part;
+        row->part_range_sq += ends ? (double)(i % DISTRIBUTION_PART + 1) * (double)part * (double)part : 0;
+        part = ends ? 0 : part;
+    }
+    qsort(sorted, (size_t)n, sizeof(*sorted), ascending_magnitudes);
+    double max = (double)sorted[n - 1], median = (double)sorted[(n - 1) / 2];
+    row->range_sq += (double)n * max * max;
+    row->max_to_median = median > 0 ? fmax(row->max_to_median, max / median) : row->max_to_median;
+    for (int64_t i = 0; median > 0 && i < n; i++) {
+        row->far += sorted[i] > DISTRIBUTION_FAR * (float)median;
+    }
+}
+
+int launch_distribution(struct launch_distribution_row *rows, const float *w, int64_t count, int64_t cols,
+                        int64_t group, cudaStream_t stream)
+{
+    ENTER();
+    float *sorted = malloc((size_t)group * sizeof(*sorted));
+    for (int64_t r = 0; r < count; r++) {
+        rows[r] = (struct launch_distribution_row){0};
+        for (int64_t i = 0; i < cols; i += group) {
+            add_distribution(&rows[r], w + r * cols + i, group, sorted);
+        }
+    }
+    free(sorted);
+    return 0;
+}
+
+int launch_column_energy(double *signal, double *error, const float *w, const float *wq, int64_t rows, int64_t cols,
+                         cudaStream_t stream)
+{
+    ENTER();
+    memset(signal, 0, (size_t)((rows + LAUNCH_ENERGY_ROWS - 1) / LAUNCH_ENERGY_ROWS * cols) * sizeof(*signal));
+    memset(error, 0, (size_t)((rows + LAUNCH_ENERGY_ROWS - 1) / LAUNCH_ENERGY_ROWS * cols) * sizeof(*error));
+    for (int64_t i = 0; i < rows * cols; i++) {
+        int64_t at = i / cols / LAUNCH_ENERGY_ROWS * cols + i % cols;
+        double lost = (double)w[i] - (double)wq[i];
+        signal[at] += (double)w[i] * (double)w[i];
+        error[at] += lost * lost;
+    }
+    return 0;
+}
+
 static double log_sum(const float *x, int64_t n)
 {
     double sum = 0, most = -INFINITY;
