@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "cli/commands.h"
+#include "cli/job.h"
 #include "cli/jobrequest.h"
 #include "cli/print.h"
 #include "cli/safe.h"
@@ -19,23 +20,6 @@ static const char *plan_bytes(const json_t *object, const char *key, char out[PR
     const json_t *value = json_object_get(object, key);
 
     return json_is_number(value) ? print_bytes(json_number_value(value), out) : "-";
-}
-
-/* Of method auto. */
-static void print_choice(const json_t *estimate)
-{
-    const json_t *chosen = json_object_get(estimate, "recommendation");
-
-    if (json_is_object(chosen)) {
-        safe_printf(stdout, "chosen        %s (method %s) for %s on %s. %s\n", print_text(chosen, "choice"),
-                    print_text(estimate, "method"), print_text(chosen, "goal"),
-                    json_is_string(json_object_get(chosen, "accelerator")) ? print_text(chosen, "accelerator")
-                                                                           : "the accelerator",
-                    print_text(chosen, "reason"));
-        if (json_get_string(chosen, "caution") != NULL) {
-            safe_printf(stdout, "caution       %s\n", print_text(chosen, "caution"));
-        }
-    }
 }
 
 static void print_output(const json_t *estimate)
@@ -113,7 +97,10 @@ static int plan_run(struct cli *cli, const void *given, int count, char **argume
     if (cli->json) {
         print_json(estimate);
     } else {
-        print_choice(estimate);
+        if (json_is_object(json_object_get(estimate, "recommendation"))) {
+            safe_printf(stdout, "method        %s\n", print_text(estimate, "method"));
+            job_print_choice(json_object_get(estimate, "recommendation"));
+        }
         print_output(estimate);
         print_memory(json_object_get(estimate, "memory"));
         print_disk(json_object_get(estimate, "disk"));

@@ -143,6 +143,21 @@ void job_print_gate(const json_t *gate)
     }
 }
 
+void job_print_choice(const json_t *chosen)
+{
+    const json_t *accelerator = json_object_get(chosen, "accelerator");
+
+    if (!json_is_object(chosen)) {
+        return;
+    }
+    safe_printf(
+        stdout, "chosen        %s, for %s on %s. %s\n", print_text(chosen, "choice"), print_text(chosen, "goal"),
+        json_is_string(accelerator) ? json_string_value(accelerator) : "the accelerator", print_text(chosen, "reason"));
+    if (json_get_string(chosen, "caution") != NULL) {
+        safe_printf(stdout, "caution       %s\n", print_text(chosen, "caution"));
+    }
+}
+
 static void print_state(const json_t *job)
 {
     const json_t *error = json_object_get(job, "error"), *warning;
@@ -190,6 +205,7 @@ int job_print(const json_t *job)
     safe_printf(stdout, "model         %s\n", print_text(job, "model"));
     safe_printf(stdout, "method        %s\n", job_method(job, method));
     safe_printf(stdout, "format        %s\n", print_text(json_object_get(job, "output"), "format"));
+    job_print_choice(json_object_get(job, "recommendation"));
     print_state(job);
     if (json_is_object(calibration)) {
         safe_printf(stdout, "calibration   %s records,", print_value(json_object_get(calibration, "records"), text));

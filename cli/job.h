@@ -26,5 +26,7 @@ const char *job_eta(const json_t *job, char out[PRINT_SIZE]);
 int job_print(const json_t *job);
 /* Perplexity, divergence, bits and compression of a result; nothing for null. */
 void job_print_result(const json_t *result);
+/* What a job of method auto became, and why; nothing for null. */
+void job_print_choice(const json_t *chosen);
 /* How the rungs of its gate came out; nothing for null. */
 void job_print_gate(const json_t *gate);

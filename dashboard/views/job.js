@@ -188,7 +188,9 @@ export function show(main, {args, signal, title}) {
   function renderDetails() {
     const job = state.job, calibration = job.calibration, pairs = [
       ["Id", job.id], ["Project", job.project], ["Model", state.model ? `${state.model.name || state.model.uri} (${state.model.architecture}, ${count(state.model.parameters)} parameters)` : job.model],
-      ["Method", job.method], ["Format", job.output.format ?? NONE],
+      ["Method", job.method],
+      ...(job.recommendation ? [["Chosen", `${job.recommendation.choice}, for ${job.recommendation.goal} on ${text(job.recommendation.accelerator)}. ${[job.recommendation.reason, job.recommendation.caution].filter(Boolean).join(" ")}`]] : []),
+      ["Format", job.output.format ?? NONE],
       ...Object.entries(job.quantization ?? {}).filter(([, value]) => value !== null).map(([key, value]) => [key, text(value)]),
       ["Calibration", calibration ? `${count(calibration.sequences ?? calibration.num_samples)} sequences of ${count(calibration.sequence_length)} tokens${calibration.tokens ? `, from ${count(calibration.records)} records` : ""}` : "none"],
       ["Evaluation", evaluates(job) ? (job.evaluation.file_id ?? `${fixed(job.evaluation.hold_back * 100, 1)} % of the calibration set`) : "none"],

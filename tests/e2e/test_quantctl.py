@@ -78,7 +78,7 @@ GOAL = ("-m", "file:tiny-llama", "--goal", "low_risk", "--accelerator", "rtx-409
 def recommends(client):
     """A table for people, job files, methods that choose themselves, and lists of what there is."""
     shown = client.run("recommend", *GOAL, "--batch", "4", "--runtime", "vllm").out
-    for part in ("A rollout with little risk", "4 requests at once", "rtn-int8", "fits", "why", "kernels", "gguf-q8: vllm does not load it", "quantctl submit"):
+    for part in ("A rollout with little risk", "4 requests at once", "rtn-int8", "fits", "why", "kernels", "gguf-q8: vllm", "quantctl submit"):
         true(part in shown, "%r in %s" % (part, shown))
     found = client.run("recommend", *GOAL, "--json").json
     first, second = [row["job"] for row in found["choices"][:2]]
@@ -91,7 +91,7 @@ def recommends(client):
     planned = client.run("plan", "-f", "second.json").out
     true("compressed-tensors" in planned and "chosen" not in planned, planned)
     planned = client.run("plan", *GOAL).out
-    true("chosen        rtn-int8 (method rtn) for low_risk on rtx-4090" in planned, planned)
+    true("method        rtn\nchosen        rtn-int8, for low_risk on rtx-4090. Eight bits" in planned, planned)
     own = client.run("plan", *GOAL[:-1], '{"memory_bytes": 8e9, "bandwidth_bytes_per_second": 1e11, "bf16_tflops": 9}', "--method", "auto").out
     true("on the accelerator" in own, own)
     for wrong, wanted in ((("--goal", "speed"), "larger_model (Run a larger model"), (("--accelerator", "h1000"), "rtx-4090")):
