@@ -42,6 +42,7 @@ static const char *const job_members[] = {
     "cancelled_at",
     "estimated_finish_at",
     "metadata",
+    "recommendation",
     NULL,
 };
 
@@ -274,6 +275,60 @@ START_TEST(test_refusals_name_their_reasons)
 }
 END_TEST
 
+#define FOR_LITTLE "{\"memory_bytes\": 1000, \"bandwidth_bytes_per_second\": 1000, \"bf16_tflops\": 1}"
+
+/* What is asked for, then the parameter of the first error or the method that was chosen. */
+static const struct {
+    const char *recommendation, *param, *method;
+} chosen_cases[] = {
+    {"\"goal\": \"low_risk\", \"accelerator\": \"t4\"", NULL, "rtn"},
+    {"\"goal\": \"larger_model\", \"accelerator\": \"t4\", \"runtime\": \"transformers\", \"batch\": 2", NULL, "nf4"},
+    {"\"goal\": \"low_risk\"", "/recommendation/accelerator", NULL},
+    {"\"goal\": \"low_risk\", \"accelerator\": \"x\"", "/recommendation/accelerator", NULL},
+    {"\"goal\": \"low_risk\", \"accelerator\": \"t4\", \"model\": 1", "/recommendation/model", NULL},
+    {"\"goal\": \"low_risk\", \"accelerator\": " FOR_LITTLE, "/recommendation/goal", NULL},
+};
+
+static void expect_chosen(size_t i)
+{
+    const char *method = chosen_cases[i].method;
+    struct validation_errors errors = {0};
+    char members[512];
+    json_t *job = NULL;
+
+    snprintf(members, sizeof(members),
+             "\"method\":\"auto\",\"output\":{\"max_shard_bytes\":2000000},\"recommendation\":{%s}",
+             chosen_cases[i].recommendation);
+    json_t *body = rig_body(&rig, members);
+    json_t *before = json_deep_copy(body);
+    int rc = service_job_create(rig.service, &principal_local, body, NULL, NULL, &errors, &job);
+    ck_assert(json_equal(before, body));
+    ck_assert_msg((rc == 0) == (method != NULL), "%s: %s", members, errors.items[0].detail);
+    if (method == NULL) {
+        ck_assert_str_eq(errors.items[0].param, chosen_cases[i].param);
+        ck_assert(job == NULL);
+    } else {
+        const json_t *kept = json_object_get(job, "recommendation"), *output = json_object_get(job, "output");
+        ck_assert_str_eq(json_get_string(job, "method"), method);
+        ck_assert_int_eq(json_integer_value(json_object_get(output, "max_shard_bytes")), 2000000);
+        ck_assert(json_get_string(kept, "choice") != NULL && json_get_string(kept, "reason") != NULL);
+    }
+    json_decref(job);
+    json_decref(before);
+    json_decref(body);
+}
+
+/* A job of method auto is a plain one from the start, and the client's body stays as it is. */
+START_TEST(test_auto)
+{
+    rig_open(&rig);
+    for (size_t i = 0; i < sizeof(chosen_cases) / sizeof(chosen_cases[0]); i++) {
+        expect_chosen(i);
+    }
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(test_wrong_purpose_and_unknown_model)
 {
     char file[ID_SIZE];
@@ -446,5 +501,5 @@ START_TEST(test_system_and_methods)
 END_TEST
 
 UNIT_MAIN("service", test_job_from_request_to_artifact, test_job_from_files, test_file_with_too_little,
-          test_refusals_name_their_reasons, test_wrong_purpose_and_unknown_model, test_models, test_cancel_and_delete,
-          test_cancel_while_it_runs, test_queue_has_an_end, test_system_and_methods)
+          test_refusals_name_their_reasons, test_auto, test_wrong_purpose_and_unknown_model, test_models,
+          test_cancel_and_delete, test_cancel_while_it_runs, test_queue_has_an_end, test_system_and_methods)

@@ -105,6 +105,7 @@ END_TEST
 
 static const char *const accepted[] = {
     "{" MODEL ",\"method\":\"rtn\"}",
+    "{" MODEL ",\"method\":\"rtn\",\"recommendation\":{\"goal\":\"low_risk\",\"choice\":\"rtn-int8\"}}",
     "{" MODEL ",\"method\":\"gptq\",\"calibration\":{\"stream\":true},\"name\":\"w4\",\"seed\":9007199254740991}",
     "{" MODEL ",\"method\":\"gptq\",\"quantization\":{\"bits\":3,\"group_size\":-1,\"sym\":false,\"damp_percent\":0.05,"
     "\"modules_to_not_convert\":[\"lm_head\",\"re:.*down_proj$\"]},\"output\":{\"format\":\"gptq\"},"
@@ -127,6 +128,7 @@ START_TEST(test_canonical_form_reads_back)
         json_t *twice = spec_json(&again);
         ck_assert(json_equal(canonical, twice));
         ck_assert_str_eq(again.recipe.name, spec.recipe.name);
+        ck_assert((again.recommendation != NULL) == (strstr(accepted[i], "recommendation") != NULL));
         ck_assert_int_eq(again.seed, spec.seed);
         ck_assert_int_eq(again.calibration.stream, spec.calibration.stream);
         json_decref(canonical);
@@ -208,10 +210,15 @@ START_TEST(test_schema_of_requests)
         ck_assert_msg(json_is_string(json_object_get(mapping, (*q)->name)), "%s", (*q)->name);
         methods++;
     }
-    ck_assert_uint_eq(json_object_size(mapping), methods);
-    ck_assert_uint_eq(json_array_size(json_object_get(request, "oneOf")), methods + 1); /* and lists of methods */
+    ck_assert_uint_eq(json_object_size(mapping), methods + 1);                          /* and auto */
+    ck_assert_uint_eq(json_array_size(json_object_get(request, "oneOf")), methods + 2); /* and lists of methods */
+    const json_t *chosen = json_object_get(json_object_get(components, "JobRequestAuto"), "properties");
+    ck_assert_ptr_nonnull(json_object_get(chosen, "recommendation"));
+    const json_t *asked = json_object_get(json_object_get(components, "JobRequestRecommendation"), "properties");
+    ck_assert(json_object_get(asked, "goal") != NULL && json_object_get(asked, "model") == NULL);
     const json_t *gptq = json_object_get(json_object_get(components, "JobRequestGptq"), "properties");
     ck_assert_str_eq(json_string_value(json_object_get(json_object_get(gptq, "method"), "const")), "gptq");
+    ck_assert(json_object_get(gptq, "recommendation") == NULL);
     ck_assert_str_eq(json_string_value(json_object_get(
                          json_array_get(json_object_get(json_object_get(gptq, "model"), "anyOf"), 0), "pattern")),
                      "^mdl_[0-9A-HJKMNP-TV-Z]{26}$");
