@@ -10,7 +10,7 @@ import reference
 PROMPTS, PROMPT, TOKENS = 6, 24, 12
 METHODS = {"rtn-2": ("rtn", {"bits": 2, "group_size": 64}, "compressed-tensors"),
            "rtn-4": ("rtn", {"bits": 4, "group_size": 64}, "compressed-tensors"),
-           "awq-4": ("awq", {"group_size": 64}, "compressed-tensors")}  # rewrites norms
+           "awq-4": ("awq", {"group_size": 64, "sym": True}, "compressed-tensors")}  # rewrites norms
 
 
 @pytest.fixture(scope="module")

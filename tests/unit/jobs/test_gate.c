@@ -35,7 +35,7 @@ static const struct {
     {"{\"min_top1_agreement\":1.5}", "/evaluation/gate/min_top1_agreement"},
     {"{\"max_kl_divergence\":1,\"on_fail\":\"retry\"}", "/evaluation/gate/on_fail"},
     {"{\"generation\":{\"tokens\":1}}", "/evaluation/gate/generation/tokens"},
-    {"{\"generation\":{\"max_repetition_increase\":null}}", "/evaluation/gate"},
+    {"{\"generation\":{\"max_repetition_increase\":null}}", "/evaluation/gate/generation/max_repetition_increase"},
     {"{\"max_kl_divergence\":1,\"ladder\":{}}", "/evaluation/gate/ladder"},
     {"{\"max_kl_divergence\":1,\"ladder\":[{\"bits\":3}]}", "/evaluation/gate/ladder/0/bits"},
     {"{\"max_kl_divergence\":1,\"ladder\":[{\"quantization\":3}]}", "/evaluation/gate/ladder/0/quantization"},
