@@ -212,24 +212,64 @@ static int recommend_save(const json_t *found, const struct recommend_options *o
     return fclose(file) == 0 && written ? 0 : status_fail(STATUS_LOCAL, "cannot write %s", options->save);
 }
 
+/* As a word of a shell. */
+static void print_argument(const char *option, const char *text)
+{
+    if (text == NULL) {
+        return;
+    }
+    safe_printf(stdout, " %s ", option);
+    if (text[0] != '\0' &&
+        strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-./:") == strlen(text)) {
+        safe_printf(stdout, "%s", text);
+        return;
+    }
+    putchar('\'');
+    for (; *text != '\0'; text += strcspn(text, "'")) {
+        if (*text == '\'') {
+            safe_printf(stdout, "'\\''");
+            text++;
+        }
+        safe_printf(stdout, "%.*s", (int)strcspn(text, "'"), text);
+    }
+    putchar('\'');
+}
+
+static void print_count(const char *option, int64_t value)
+{
+    if (value != OPTION_UNSET) {
+        safe_printf(stdout, " %s %lld", option, (long long)value);
+    }
+}
+
+/* The command that makes the way. */
 static void print_next(const json_t *found, const struct recommend_options *options)
 {
     size_t at = options->save != NULL && options->choice != OPTION_UNSET ? (size_t)options->choice : 1;
     const json_t *way = json_array_get(json_object_get(found, "choices"), at - 1);
+    const struct jobgoal *goal = &options->goal;
 
     if (way == NULL) {
         safe_printf(stdout, "\nNone of the ways of this goal can be taken.\n");
         return;
     }
-    bool records = json_object_get(json_object_get(way, "job"), "calibration") != NULL;
-    fputc('\n', stdout);
+    safe_printf(stdout, "\nTo make %s (plan in place of submit: to see what that takes):\n  quantctl submit",
+                print_text(way, "name"));
     if (options->save != NULL) {
-        safe_printf(stdout, "To make it: quantctl submit --file %s%s\n", options->save,
-                    records ? " --calibration FILE" : "");
+        print_argument("--file", options->save);
     } else {
-        safe_printf(stdout, "To make the first: these options with quantctl submit in place of recommend%s.\n",
-                    records ? ", and --calibration FILE" : "");
-        safe_printf(stdout, "To look at one first: --choice N --save job.json, then quantctl plan --file job.json.\n");
+        print_argument("--model", options->model);
+        print_argument("--goal", goal->goal);
+        print_argument("--accelerator", goal->accelerator);
+        print_argument("--runtime", goal->runtime);
+        print_count("--batch", goal->batch);
+        print_count("--prompt-tokens", goal->prompt_tokens);
+        print_count("--output-tokens", goal->output_tokens);
+    }
+    safe_printf(stdout, "%s\n",
+                json_object_get(json_object_get(way, "job"), "calibration") != NULL ? " --calibration FILE" : "");
+    if (options->save == NULL) {
+        safe_printf(stdout, "Another one: --choice N --save job.json, then quantctl submit --file job.json.\n");
     }
 }
 

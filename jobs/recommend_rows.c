@@ -130,14 +130,15 @@ const struct goal_row goals[] = {
     {"lowest_bits",
      "The fewest bits for each weight",
      {{"aqlm-2bit", "Two codebooks of 8 bits for 8 weights: about two bits, far better than a grid of four values."},
-      {"gguf-q4", "Where llama.cpp runs it: blocks with their own scales, and mixtures of widths by module."},
+      {"gguf-q4", "Where llama.cpp runs it: blocks of 32 weights, each with a scale and a minimum of its own."},
       {"gptq-int4", "At four bits a grid is good enough, and kernels are everywhere."}},
      "Below three bits, tables of learned values (codebooks) lose far less than evenly spaced ones (grids). Few "
      "runtimes have kernels for them: look at that first."},
     {"stable_int8",
      "INT8 without surprises",
      {{"smoothquant-int8", "Weights and inputs in INT8: products run on INT8 units, and prompts are read faster."},
-      {"llm-int8", "Inputs with outliers stay in 16 bits, which is robust and needs no calibration."},
+      {"llm-int8",
+       "Columns of inputs with outliers stay in 16 bits: robust, where rounding all inputs loses too much."},
       {"rtn-int8", "Weights alone, which cannot fail on inputs that calibration did not have."},
       {"gguf-q8", "Weights alone, for llama.cpp."}},
      "INT8 for weights and inputs (W8A8) is as good as its calibration: use records that are like the traffic, and "
