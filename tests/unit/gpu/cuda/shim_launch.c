@@ -427,13 +427,22 @@ static double log_sum(const float *x, int64_t n)
     return most + log(sum);
 }
 
+static int64_t first_largest(const float *x, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++) {
+        best = x[i] > x[best] ? i : best;
+    }
+    return best;
+}
+
 int launch_nll(struct launch_nll_row *out, const float *logits, const float *reference, const int32_t *targets,
                int64_t tokens, int64_t vocabulary, cudaStream_t stream)
 {
     ENTER();
     for (int64_t t = 0; t < tokens; t++) {
         const float *x = logits + t * vocabulary;
-        out[t] = (struct launch_nll_row){0, 0};
+        out[t] = (struct launch_nll_row){0, 0, 0};
         if (targets[t] < 0) {
             continue;
         }
@@ -442,6 +451,7 @@ int launch_nll(struct launch_nll_row *out, const float *logits, const float *ref
         if (reference != NULL) {
             const float *r = reference + t * vocabulary;
             double r_total = log_sum(r, vocabulary);
+            out[t].agree = first_largest(x, vocabulary) == first_largest(r, vocabulary);
             for (int64_t i = 0; i < vocabulary; i++) {
                 out[t].kl += exp((double)r[i] - r_total) * ((double)r[i] - r_total - ((double)x[i] - total));
             }
