@@ -72,6 +72,11 @@ int handlers_list_architectures(struct request *request)
     return reply_object_take(request, service_architectures());
 }
 
+int handlers_list_runtimes(struct request *request)
+{
+    return reply_object_take(request, service_runtimes());
+}
+
 int handlers_get_method(struct request *request)
 {
     json_t *method = NULL;

@@ -261,8 +261,12 @@ static const struct schema_row job_error_rows[] = {MEMBER(code, STRING),
 static const struct schema schema_job_error = {.name = "JobError", .rows = job_error_rows};
 
 static const struct schema_row job_output_rows[] = {
-    MEMBER(format, STRING, NULLABLE), MEMBER(max_shard_bytes, INT),
-    MEMBER(sign, BOOL, NULLABLE, HELP("Null: signed if the daemon has a key.")), END};
+    MEMBER(format, STRING, NULLABLE),
+    MEMBER(max_shard_bytes, INT),
+    MEMBER(sign, BOOL, NULLABLE, HELP("Null: signed if the daemon has a key.")),
+    MEMBER(targets, STRINGS, NULLABLE, HELP("Runtimes that must load the artifact, as the request names them.")),
+    MEMBER(tensor_parallel_size, INT, HELP("Devices that they divide the model over.")),
+    END};
 static const struct schema schema_job_output = {.name = "JobOutput", .rows = job_output_rows};
 
 static const struct schema_row job_calibration_rows[] = {
@@ -345,6 +349,7 @@ static const struct schema_row job_rows[] = {
     MEMBER(mode, ENUM, .choices = modes, HELP("model_free: from names and shapes alone.")),
     MEMBER(quantization, OBJECT, HELP("The method's parameters, with every default filled in.")),
     OBJECT(output, schema_job_output),
+    LIST(targets, schema_job_target, HELP("output.targets with the versions that were checked.")),
     OBJECT(evaluation, schema_job_evaluation),
     OBJECT(gate, schema_gate, NULLABLE),
     OBJECT(resources, schema_job_resources),

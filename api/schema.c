@@ -61,6 +61,8 @@ static json_t *schema_value(const struct schema_row *row)
         return json_pack("{s:s, s:o}", "type", "string", "enum", name_list(row->choices));
     case SCHEMA_STRINGS:
         return json_pack("{s:s, s:{s:s}}", "type", "array", "items", "type", "string");
+    case SCHEMA_INTS:
+        return json_pack("{s:s, s:{s:s}}", "type", "array", "items", "type", "integer");
     case SCHEMA_TEXTS:
         return json_pack("{s:s, s:{s:s}}", "type", "object", "additionalProperties", "type", "string");
     case SCHEMA_COUNTS:

@@ -19,6 +19,7 @@ enum schema_type {
     SCHEMA_CONST,   /* exactly text */
     SCHEMA_ENUM,    /* one of choices */
     SCHEMA_STRINGS, /* an array of strings */
+    SCHEMA_INTS,    /* an array of integers */
     SCHEMA_TEXTS,   /* an object whose members are strings */
     SCHEMA_COUNTS,  /* an object whose members are integers */
     SCHEMA_OBJECT,  /* of, or any object when that is NULL */
@@ -72,6 +73,8 @@ extern const struct schema schema_anatomy, schema_suggestion;
 /* --- objects_estimate.c */
 extern const struct schema schema_gate, schema_job_gate, schema_generation;
 extern const struct schema schema_chosen, schema_estimate, schema_recommendation_request, schema_recommendation;
+/* --- objects_runtimes.c */
+extern const struct schema schema_runtime_list, schema_job_target;
 /* --- objects_webhooks.c */
 extern const char *const schema_delivery_statuses[]; /* NULL ends them */
 extern const struct schema schema_webhook, schema_new_webhook, schema_webhook_list;

@@ -7,6 +7,7 @@ const struct command *const commands[] = {
     &command_system,
     &command_architectures,
     &command_methods,
+    &command_runtimes,
     &command_models_list,
     &command_models_register,
     &command_models_upload,

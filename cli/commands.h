@@ -7,6 +7,7 @@ extern const struct command command_login;
 extern const struct command command_system;
 extern const struct command command_architectures;
 extern const struct command command_methods;
+extern const struct command command_runtimes;
 extern const struct command command_models_list, command_models_register, command_models_upload, command_models_show,
     command_models_delete;
 extern const struct command command_recommend, command_plan, command_submit;

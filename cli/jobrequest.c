@@ -43,6 +43,22 @@ static int set_goal(json_t *body, const struct jobgoal *goal)
     return jobgoal_members(goal, members_object(body, "recommendation"));
 }
 
+static void jobrequest_targets(json_t *body, const struct jobrequest *options)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < options->targets.count; i++) {
+        (void)json_array_append_new(list, json_string(options->targets.items[i]));
+    }
+    if (options->targets.count > 0) {
+        (void)json_object_set(members_object(body, "output"), "targets", list);
+    }
+    if (options->devices != OPTION_UNSET) {
+        members_int(members_object(body, "output"), "tensor_parallel_size", options->devices);
+    }
+    json_decref(list);
+}
+
 static int set_calibration(json_t *body, const struct jobrequest *options)
 {
     const char *file = options->calibration;
@@ -91,6 +107,7 @@ int jobrequest_body(const struct jobrequest *options, json_t **out)
         members_int(members_object(body, "quantization"), "group_size", options->group_size);
     }
     TRY(options->format != NULL ? members_text(members_object(body, "output"), "format", options->format) : 0);
+    jobrequest_targets(body, options);
     TRY(options->device != NULL ? members_text(members_object(body, "resources"), "device", options->device) : 0);
     TRY(set_calibration(body, options));
     for (size_t i = 0; i < options->set.count; i++) {

@@ -9,8 +9,8 @@
 
 struct jobrequest {
     const char *file, *name, *model, *format, *calibration, *evaluation, *device, *webhook;
-    struct option_texts methods, set, metadata, gate, ladder;
-    int64_t bits, group_size, samples, length, seed, priority, attempts, timeout;
+    struct option_texts methods, set, metadata, gate, ladder, targets;
+    int64_t bits, group_size, devices, samples, length, seed, priority, attempts, timeout;
     struct jobgoal goal; /* of method auto, which it implies where there is no other */
     bool model_free;
 };
@@ -53,6 +53,20 @@ struct jobrequest {
          .help = "Any other member: damp_percent=0.02 of quantization, output.max_shard_bytes=... of another object; " \
                  "repeatable"},                                                                                        \
         {"format", 0, OPTION_TEXT, "FORMAT", (at) + offsetof(struct jobrequest, format), .help = "output.format"},     \
+        {"target",                                                                                                     \
+         0,                                                                                                            \
+         OPTION_TEXTS,                                                                                                 \
+         "RUNTIME",                                                                                                    \
+         (at) + offsetof(struct jobrequest, targets),                                                                  \
+         .help = "A runtime that must load the artifact: vllm, vllm>=0.32, vllm==0.33.0; repeatable"},                 \
+        {"tensor-parallel",                                                                                            \
+         0,                                                                                                            \
+         OPTION_INT,                                                                                                   \
+         "N",                                                                                                          \
+         (at) + offsetof(struct jobrequest, devices),                                                                  \
+         .help = "output.tensor_parallel_size: devices that the targets divide the model over",                        \
+         1,                                                                                                            \
+         1024},                                                                                                        \
         {"model-free",                                                                                                 \
          0,                                                                                                            \
          OPTION_FLAG,                                                                                                  \

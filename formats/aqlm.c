@@ -158,8 +158,6 @@ static int warn(const struct format_config *config, json_t *warnings)
     return 0;
 }
 
-static const char *const runtimes[] = {"transformers", NULL};
-
 const struct format format_aqlm = {
     .name = "aqlm",
     .title = "AQLM",
@@ -167,7 +165,6 @@ const struct format format_aqlm = {
         "Sums of codebook vectors of methods aqlm and kmeans, one geometry for the model. Loads in transformers with "
         "the aqlm package; kernels are fast for 1 codebook of 16 bits and 2 of 8, groups of 8, and on the CPU for "
         "codebooks of 8 bits.",
-    .runtimes = runtimes,
     .scale_dtype = format_scale_f16,
     .accepts = aqlm_accepts,
     .accepts_all = aqlm_accepts_all,

@@ -144,15 +144,12 @@ static json_t *awq_config_object(const struct format_config *config)
     return object;
 }
 
-static const char *const runtimes[] = {"transformers", "vllm", NULL};
-
 const struct format format_awq = {
     .name = "awq",
     .title = "AWQ, gemm",
     .help =
         "4 bits, symmetric or asymmetric, one geometry for the model. Loads in transformers (with gptqmodel) and in "
         "vLLM.",
-    .runtimes = runtimes,
     .scale_dtype = format_scale_f16,
     .accepts = awq_accepts,
     .accepts_all = awq_accepts_all,

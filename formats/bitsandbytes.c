@@ -271,15 +271,12 @@ static json_t *bnb_config_object(const struct format_config *config)
                      "llm_int8_enable_fp32_cpu_offload", 0, "llm_int8_has_fp16_weight", 0);
 }
 
-static const char *const runtimes[] = {"transformers", "vllm with vllm-bnb-plugin", NULL};
-
 const struct format format_bitsandbytes = {
     .name = "bitsandbytes",
     .title = "bitsandbytes",
     .help =
         "NF4, plain or with double quantization, and LLM.int8(), as the bitsandbytes library serializes them. Loads in "
         "transformers, and in vLLM with the vllm-bnb-plugin package.",
-    .runtimes = runtimes,
     .bare = true,
     .conv1d = true,
     .scale_dtype = bnb_scale_dtype,

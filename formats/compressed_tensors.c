@@ -271,8 +271,6 @@ static json_t *ct_config_object(const struct format_config *config)
     return object;
 }
 
-static const char *const runtimes[] = {"transformers", "vllm", NULL};
-
 const struct format format_compressed_tensors = {
     .name = "compressed-tensors",
     .title = "compressed-tensors",
@@ -281,7 +279,6 @@ const struct format format_compressed_tensors = {
         "inputs; FP8 weights with or without FP8 inputs. Loads in transformers (with the compressed-tensors package; "
         "3, 5, 6 and 7 bits and mixtures need 0.18 or newer) and in vLLM (4 and 8 bits on every device, the other "
         "widths on CUDA).",
-    .runtimes = runtimes,
     .bare = true,
     .scale_dtype = ct_scale_dtype,
     .accepts = ct_accepts,

@@ -2,7 +2,9 @@
 
 #include "formats/compressed_tensors.h"
 
-#include <stdlib.h>
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "formats/runtimes.h"
 
 #define VLLM_BLOCK 128
 
@@ -16,7 +18,8 @@ static void warn_form(const struct format_config *config, json_t *warnings)
     bool weights_alone = false, other_side = false;
 
     for (int i = 0; i < config->count; i++) {
-        if (ct_warn_is_block(&config->modules[i])) {
+        if (ct_warn_is_block(&config->modules[i]) &&
+            !runtime_loads_scheme("vllm", "compressed-tensors", &config->modules[i].scheme)) {
             weights_alone = weights_alone || config->modules[i].scheme.input.element == DTYPE_F32;
             other_side = other_side || config->modules[i].scheme.group_size != VLLM_BLOCK;
         }
@@ -37,29 +40,16 @@ static void warn_form(const struct format_config *config, json_t *warnings)
 /* vLLM lays fused linears on top of each other: all but the last must end where a block ends. */
 static int warn_edges(const struct format_config *config, json_t *warnings)
 {
-    const struct format_module **table = NULL;
-    const struct plans *plans = model_plans(config->model);
-    int rc = format_module_table(config, &table);
-    const struct format_module *found = NULL;
+    const struct format_module *found;
 
-    for (int64_t layer = 0; rc == 0 && found == NULL && layer < plans_config(plans)->num_layers; layer++) {
-        const struct plan *plan = plans_layer(plans, layer);
-        for (int f = 0; f < plan->fused_count; f++) {
-            for (int i = 0; found == NULL && i < plan->fused[f].count - 1; i++) {
-                const struct format_module *m =
-                    table[plans_first_module(plans, layer) + (size_t)plan->fused[f].modules[i]];
-                found = ct_warn_is_block(m) && m->rows % m->scheme.group_rows != 0 ? m : NULL;
-            }
-        }
-    }
+    TRY(runtime_find_edge(config, &found));
     if (found != NULL) {
         format_warn(warnings, "not_in_vllm",
                     "vLLM joins q, k and v, and gate and up, and refuses FP8 blocks of %lld when the %lld outputs of "
                     "%.100s are not a multiple of it; transformers loads them. For vLLM: granularity per_channel",
                     (long long)found->scheme.group_rows, (long long)found->rows, found->name);
     }
-    free(table);
-    return rc;
+    return 0;
 }
 
 /* transformers joins the weights of a model's experts in one tensor, and decompresses them by one scheme while it does.

@@ -200,15 +200,12 @@ static int dense_write_tables(const struct format_export *request)
     return safetensors_writer_finish(writer);
 }
 
-static const char *const runtimes[] = {"transformers", "vllm", NULL};
-
 const struct format format_dense = {
     .name = "dense",
     .title = "Dense weights",
     .help = "Any result as an ordinary checkpoint in the model's own type, for runtimes that load no quantized form of "
             "it: same size as the model, with the result's errors. Quantized inputs and caches are not part of it. "
             "Tables of values are in quantd-tables.bin as well.",
-    .runtimes = runtimes,
     .plain = true,
     .bare = true,
     .scale_dtype = dense_scale_dtype,

@@ -10,6 +10,7 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/model_signature.h"
+#include "formats/runtimes.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -255,11 +256,16 @@ static json_t *export_files_manifest(const struct format_export *request, json_t
     json_t *parameters = config->parameters != NULL ? json_deep_copy(config->parameters) : json_object();
     json_t *provenance = request->provenance != NULL ? json_deep_copy(request->provenance) : json_object();
 
-    return json_pack("{s:s, s:i, s:s, s:s, s:s?, s:o, s:{s:s, s:s}, s:i, s:o, s:O}", "object", "quantd.manifest",
-                     "manifest_version", 1, "quantd_version", QUANTD_VERSION, "format", request->format->name, "method",
-                     config->method, "parameters", parameters, "source", "digest", model_digest(config->model), "dtype",
-                     dtype_rows[model_dtype(config->model)].name, "quantized_modules", config->count, "provenance",
-                     provenance, "files", files);
+    json_t *manifest =
+        json_pack("{s:s, s:i, s:s, s:s, s:s?, s:o, s:{s:s, s:s}, s:i, s:o, s:O}", "object", "quantd.manifest",
+                  "manifest_version", 1, "quantd_version", QUANTD_VERSION, "format", request->format->name, "method",
+                  config->method, "parameters", parameters, "source", "digest", model_digest(config->model), "dtype",
+                  dtype_rows[model_dtype(config->model)].name, "quantized_modules", config->count, "provenance",
+                  provenance, "files", files);
+    if (manifest != NULL && config->targets != NULL) {
+        json_object_set_new(manifest, "targets", runtime_targets_json(config->targets, request->format, config));
+    }
+    return manifest;
 }
 
 static int export_files_compare_paths(const void *a, const void *b)

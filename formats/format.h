@@ -30,13 +30,16 @@ struct format_module {
     int64_t rows, cols;
 };
 
+struct format_targets; /* formats/runtimes.h */
+
 struct format_config {
     const struct format_module *modules; /* every quantized linear */
     int count;
     const struct model *model;
-    const char *method;        /* for the metadata some formats carry */
-    const json_t *parameters;  /* the job's quantization object, defaults filled in */
-    struct cache_scheme cache; /* element F32: keys and values are stored as they are */
+    const char *method;                   /* for the metadata some formats carry */
+    const json_t *parameters;             /* the job's quantization object, defaults filled in */
+    struct cache_scheme cache;            /* element F32: keys and values are stored as they are */
+    const struct format_targets *targets; /* runtimes that the manifest names; NULL: none */
 };
 
 struct format_export;
@@ -46,11 +49,10 @@ struct format {
     const char *name; /* "compressed-tensors" */
     const char *title;
     const char *help;
-    const char *const *runtimes; /* NULL-terminated: "transformers", "vllm" */
-    bool plain;                  /* any result as float weights, which saves nothing and says nothing of inputs */
-    bool bare;                   /* carries bare models, too (models/bare.h) */
-    bool conv1d;                 /* its loaders replace linears that the model stores by inputs */
-    const char *side_file;       /* extra copy of the config object, or NULL: "quantize_config.json" */
+    bool plain;            /* any result as float weights, which saves nothing and says nothing of inputs */
+    bool bare;             /* carries bare models, too (models/bare.h) */
+    bool conv1d;           /* its loaders replace linears that the model stores by inputs */
+    const char *side_file; /* extra copy of the config object, or NULL: "quantize_config.json" */
     /* What scales are stored as, for a model of this dtype. */
     enum dtype (*scale_dtype)(enum dtype model_dtype);
     /* One module: 0, or ERR_INCOMPATIBLE_OPTIONS with the reason and a hint. */
@@ -89,6 +91,8 @@ bool format_holds_tensors(const char *path);
 bool format_takes_model(const struct format *format, const struct model *model);
 /* How many of the modules can be carried, each taken by itself? */
 int format_count_taken(const struct format *format, const struct format_config *config);
+/* Whether a result can be carried. Any thread. */
+bool format_carries(const struct format *format, const struct format_config *config);
 /* Why a result cannot be carried, with the formats that can, as one error list. 0 when it can. */
 int format_check(const struct format *format, const struct format_config *config, const char *pointer,
                  struct validation_errors *errors);

@@ -369,15 +369,12 @@ static struct gpu_input gguf_runtime_input(const struct qscheme *scheme)
     return (struct gpu_input){.element = DTYPE_I8, .dynamic = true, .group_size = elements, .half = elements == 32};
 }
 
-static const char *const runtimes[] = {"llama.cpp", "transformers", NULL};
-
 const struct format format_gguf = {
     .name = "gguf",
     .title = "GGUF",
     .help = "One model.gguf with tokenizer and settings inside, for llama.cpp and what is built on it. Carries method "
             "ggml, and integers of 4 or 8 bits that are symmetric in groups of 32. Attention windows are not in the "
             "file: a model with one gets its window as context length. Embeddings and head stay in float.",
-    .runtimes = runtimes,
     .scale_dtype = format_scale_f16,
     .accepts = gguf_accepts,
     .accepts_all = gguf_accepts_all,

@@ -279,16 +279,12 @@ static json_t *config_v2(const struct format_config *config)
     return gptq_config_object(config, "gptq_v2");
 }
 
-static const char *const runtimes_v1[] = {"transformers", "vllm", NULL};
-static const char *const runtimes_v2[] = {"transformers", "vllm", NULL};
-
 const struct format format_gptq = {
     .name = "gptq",
     .title = "GPTQ, version 1",
     .help = "2, 3, 4 or 8 bits, symmetric, one geometry for the model. Loads in transformers (with gptqmodel) and in "
             "vLLM (4 "
             "and 8 bits).",
-    .runtimes = runtimes_v1,
     .conv1d = true,
     .side_file = "quantize_config.json",
     .scale_dtype = format_scale_f16,
@@ -305,7 +301,6 @@ const struct format format_gptq_v2 = {
     .title = "GPTQ, version 2",
     .help = "2, 3, 4 or 8 bits, symmetric or asymmetric, one geometry for the model. Loads in transformers (with "
             "gptqmodel) and, symmetric with 4 or 8 bits, in vLLM.",
-    .runtimes = runtimes_v2,
     .conv1d = true,
     .side_file = "quantize_config.json",
     .scale_dtype = format_scale_f16,

@@ -268,6 +268,11 @@ static int formats_judge(const struct format *format, const struct format_config
     return format->accepts_all == NULL ? 0 : format->accepts_all(config);
 }
 
+bool format_carries(const struct format *format, const struct format_config *config)
+{
+    return formats_judge(format, config) == 0;
+}
+
 int format_count_taken(const struct format *format, const struct format_config *config)
 {
     int count = 0;

@@ -80,6 +80,8 @@ json_t *service_methods(struct service *service);
 /* GET /v1/architectures: what each row of models/arch.c is made of, and which methods and formats apply to it; a new
  * reference. */
 json_t *service_architectures(void);
+/* GET /v1/runtimes: which programs load what (formats/runtime_rows.c); a new reference. */
+json_t *service_runtimes(void);
 /* What jobs and the store count, in the text of base/metrics.h. */
 void service_metrics(struct service *service, FILE *out);
 int service_method(struct service *service, const char *name, json_t **method);

@@ -4,7 +4,9 @@
 #include "jobs/recommend.h"
 #include "base/err.h"
 #include "base/params.h"
+#include "formats/runtimes.h"
 #include "jobs/recommend_rows.h"
+#include "pipeline/check.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +15,7 @@
 #define HARDLY_FASTER 1.15 /* a gain that is too small to quantize for */
 #define LOAD_MAX ((int64_t)1 << 30)
 
-static const char *const runtime_choices[] = {"any", "vllm", "sglang", "transformers", "llama.cpp", NULL};
+static const char *const runtime_choices[] = {"any", "vllm", "sglang", "transformers", "llama.cpp", "mlx", NULL};
 static const char *const goal_choices[] = {"larger_model", "lowest_bits",      "stable_int8", "throughput",
                                            "low_risk",     "adapter_training", NULL};
 
@@ -198,16 +200,6 @@ static json_t *plain_json(const struct setting *s)
 
 /* --- choices */
 
-static bool runs_in(const struct choice_row *choice, const char *runtime)
-{
-    bool any = strcmp(runtime, "any") == 0;
-
-    for (const char *const *r = choice->runtimes; *r != NULL; r++) {
-        any = any || strcmp(*r, runtime) == 0;
-    }
-    return any;
-}
-
 static double products_of(const struct choice_row *choice, const struct roofline_device *device)
 {
     return choice->products == PRODUCTS_INT8  ? device->int8
@@ -250,20 +242,56 @@ static bool check_choice(const struct setting *s, const struct choice_row *choic
     return fine;
 }
 
+/* What of the table is true of a choice: the runtimes that load it, and the kernels of the one that was asked for, or
+ * of the first. */
+struct loaders {
+    json_t *names;
+    const char *kernels;
+};
+
+/* Negative: no memory. Where the runtime that is asked for does not load the result, *reason says why. */
+static int find_loaders(const struct setting *s, const struct job_spec *spec, struct loaders *out, json_t **reason)
+{
+    AUTO_FREE struct format_module *modules = NULL;
+    struct runtime_refusal refusals[RUNTIME_REFUSALS_MAX];
+    const char *asked = s->request->runtime > 0 ? runtime_choices[s->request->runtime] : NULL;
+    struct format_config config = {.model = s->model, .method = spec->recipe.name, .cache = spec->recipe.cache};
+
+    TRY(recipe_modules(&spec->recipe, spec->format, s->model, &modules, &config.count));
+    config.modules = modules;
+    for (const struct runtime *r = runtime_list; r->name != NULL; r++) {
+        struct format_targets alone = {.count = 1};
+        TRY(runtime_target_parse(r->name, &alone.items[0]));
+        const struct runtime_row *row = runtime_targets_load(spec->format, &config, &alone)
+                                            ? runtime_row_of(spec->format, &config, &alone.items[0])
+                                            : NULL;
+        bool chosen = asked != NULL && strcmp(r->name, asked) == 0;
+        if (row != NULL && !row->expands) {
+            json_array_append_new(out->names, json_string(r->name));
+            out->kernels = chosen || out->kernels == NULL ? row->kernels : out->kernels;
+        } else if (chosen) {
+            *reason = row != NULL ? json_sprintf("%s makes float weights of it, so no memory is saved.", asked)
+                      : runtime_check(spec->format, &config, &alone.items[0], 1, refusals) > 0
+                          ? json_sprintf("%s.", refusals[0].text)
+                          : json_sprintf("%s does not load it.", asked);
+        }
+    }
+    if (*reason == NULL && json_array_size(out->names) == 0) {
+        *reason = json_string("No runtime loads it.");
+    }
+    return 0;
+}
+
 static json_t *choice_json(const struct setting *s, const struct choice_row *choice, const char *reason,
-                           const struct job_spec *spec, bool calibrated)
+                           const struct job_spec *spec, bool calibrated, const struct loaders *loaders)
 {
     const struct roofline_form form = {.weights = (double)spec->disk.artifact,
                                        .cache_share = choice->cache ? 0.5 : 1,
                                        .operations = products_of(choice, &s->device)};
     const struct speed speed = speed_of(s, &form), *before = &s->plain;
     bool serves = choice->serves;
-    json_t *runtimes = json_array();
 
-    for (const char *const *r = choice->runtimes; *r != NULL; r++) {
-        json_array_append_new(runtimes, json_string(*r));
-    }
-    return json_pack("{s:s, s:s, s:o, s:o, s:f, s:f, s:f, s:b, s:o, s:o, s:o, s:s, s:s, s:s?, s:o}", "name",
+    return json_pack("{s:s, s:s, s:o, s:o, s:f, s:f, s:f, s:b, s:o, s:o, s:o, s:s, s:s, s:s?, s:O}", "name",
                      choice->name, "reason", reason, "job", job_of(s, choice, calibrated), "bits_per_weight",
                      spec->disk.parameters > 0 ? json_real(disk_plan_bits(&spec->disk)) : json_null(), "weights_bytes",
                      form.weights, "kv_cache_bytes", speed.cache, "total_bytes", speed.total, "fits", (int)speed.fits,
@@ -271,8 +299,8 @@ static json_t *choice_json(const struct setting *s, const struct choice_row *cho
                      "prefill_speedup",
                      serves ? json_real(before->prefill.seconds / speed.prefill.seconds) : json_null(),
                      "request_speedup", serves ? json_real(before->request / speed.request) : json_null(),
-                     "decode_bound", roofline_bounds[speed.decode.bound], "kernels", choice->kernels, "caution",
-                     choice->caution, "runtimes", runtimes);
+                     "decode_bound", roofline_bounds[speed.decode.bound], "kernels", loaders->kernels, "caution",
+                     choice->caution, "runtimes", loaders->names);
 }
 
 static void leave_out(json_t *left_out, const char *name, json_t *reason)
@@ -306,17 +334,20 @@ static void add_choice(const struct setting *s, const struct choice_row *choice,
                        json_t *left_out)
 {
     AUTO(job_spec) struct job_spec spec = {0};
+    AUTO_JSON json_t *names = json_array();
+    struct loaders loaders = {.names = names};
     json_t *why = NULL;
     bool calibrated = false;
 
-    if (!runs_in(choice, runtime_choices[s->request->runtime])) {
-        leave_out(left_out, choice->name, json_sprintf("%s does not load it.", runtime_choices[s->request->runtime]));
-    } else if (products_of(choice, &s->device) <= 0) {
-        leave_out(left_out, choice->name, json_string("The accelerator has no products of this type."));
-    } else if (!check_choice(s, choice, &spec, &calibrated, &why)) {
+    if (products_of(choice, &s->device) <= 0) {
+        why = json_string("The accelerator has no products of this type.");
+    } else if (check_choice(s, choice, &spec, &calibrated, &why) && find_loaders(s, &spec, &loaders, &why) != 0) {
+        why = json_string("There is no memory to check it.");
+    }
+    if (why != NULL) {
         leave_out(left_out, choice->name, why);
     } else {
-        place_choice(s, list, choice_json(s, choice, reason, &spec, calibrated));
+        place_choice(s, list, choice_json(s, choice, reason, &spec, calibrated, &loaders));
     }
 }
 

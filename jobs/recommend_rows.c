@@ -34,77 +34,51 @@ const struct accelerator_row *accelerator_find(const char *name)
     return NULL;
 }
 
-static const char *const servers[] = {"vllm", "sglang", "transformers", NULL};
-static const char *const libraries[] = {"transformers", NULL};
-static const char *const llama_cpp[] = {"llama.cpp", NULL};
-
 const struct choice_row choices[] = {
     {.name = "gptq-int4",
      .job = "{\"method\": \"gptq\", \"quantization\": {\"bits\": 4, \"group_size\": 128}, "
             "\"output\": {\"format\": \"compressed-tensors\"}}",
-     .serves = true,
-     .runtimes = servers,
-     .kernels = "Marlin: 4-bit weights are widened to 16 bits as they are multiplied"},
+     .serves = true},
     {.name = "awq-int4",
      .job = "{\"method\": \"awq\", \"quantization\": {\"bits\": 4, \"group_size\": 128}, "
             "\"output\": {\"format\": \"awq\"}}",
-     .serves = true,
-     .runtimes = servers,
-     .kernels = "AWQ-Marlin: 4-bit weights are widened to 16 bits as they are multiplied"},
+     .serves = true},
     {.name = "rtn-int8",
      .job = "{\"method\": \"rtn\", \"quantization\": {\"bits\": 8, \"group_size\": -1}, "
             "\"output\": {\"format\": \"compressed-tensors\"}}",
-     .serves = true,
-     .runtimes = servers,
-     .kernels = "Marlin: 8-bit weights are widened to 16 bits as they are multiplied"},
+     .serves = true},
     {.name = "smoothquant-int8",
      .job = "{\"method\": \"smoothquant\", \"output\": {\"format\": \"compressed-tensors\"}}",
      .products = PRODUCTS_INT8,
      .serves = true,
-     .runtimes = servers,
-     .kernels = "INT8 products with a scale for each token and each output",
      .caution = "Inputs are rounded too: calibrate with records that are like the traffic."},
     {.name = "fp8",
      .job = "{\"method\": \"fp8\", \"output\": {\"format\": \"compressed-tensors\"}}",
      .products = PRODUCTS_FP8,
-     .serves = true,
-     .runtimes = servers,
-     .kernels = "FP8 products with a scale for each token and each output"},
+     .serves = true},
     {.name = "fp8-cache",
      .job = "{\"method\": \"kv_cache\", \"quantization\": {\"kv_cache\": {\"dtype\": \"fp8_e4m3\"}}, "
             "\"output\": {\"format\": \"compressed-tensors\"}}",
      .cache = true,
-     .serves = true,
-     .runtimes = (const char *const[]){"vllm", NULL},
-     .kernels = "attention reads keys and values in FP8; weights stay in 16 bits"},
+     .serves = true},
     {.name = "llm-int8",
      .job = "{\"method\": \"llm_int8\", \"output\": {\"format\": \"bitsandbytes\"}}",
-     .runtimes = libraries,
-     .kernels = "bitsandbytes: INT8 products, and 16 bits for inputs with outliers",
      .caution =
          "Saves memory, not time: two products for each linear are slower than one in 16 bits at small batches."},
     {.name = "nf4",
      .job = "{\"method\": \"nf4\", \"quantization\": {\"bnb_4bit_use_double_quant\": true}, "
             "\"output\": {\"format\": \"bitsandbytes\"}}",
-     .runtimes = libraries,
-     .kernels = "bitsandbytes: weights are looked up, then multiplied in 16 bits",
      .caution = "Made for training adapters on a frozen model; for serving, 4-bit integers have faster kernels."},
     {.name = "aqlm-2bit",
      .job = "{\"method\": \"aqlm\", \"quantization\": {\"num_codebooks\": 2, \"nbits_per_codebook\": 8}, "
             "\"output\": {\"format\": \"aqlm\"}}",
-     .runtimes = libraries,
-     .kernels = "aqlm: codebooks are looked up, then multiplied in 16 bits",
      .caution = "Quantizing takes hours for billions of weights, and few runtimes have kernels."},
     {.name = "gguf-q4",
      .job = "{\"method\": \"ggml\", \"quantization\": {\"type\": \"q4_k\"}, \"output\": {\"format\": \"gguf\"}}",
-     .serves = true,
-     .runtimes = llama_cpp,
-     .kernels = "llama.cpp: 4-bit blocks times inputs in eight bits, on processors as on accelerators"},
+     .serves = true},
     {.name = "gguf-q8",
      .job = "{\"method\": \"ggml\", \"quantization\": {\"type\": \"q8_0\"}, \"output\": {\"format\": \"gguf\"}}",
-     .serves = true,
-     .runtimes = llama_cpp,
-     .kernels = "llama.cpp: 8-bit blocks times inputs in eight bits"},
+     .serves = true},
     {0},
 };
 

@@ -16,16 +16,15 @@ const struct accelerator_row *accelerator_find(const char *name);
 /* In what type a runtime multiplies. */
 enum choice_products { PRODUCTS_BF16, PRODUCTS_INT8, PRODUCTS_FP8 };
 
-/* A way to quantize: a job but for its model, and what is known of the runtimes that load its artifact. */
+/* A way to quantize: a job but for its model. Which runtimes load its artifact, and by which kernels, is in the table
+ * of formats/runtime_rows.c. */
 struct choice_row {
     const char *name;
     const char *job; /* JSON: method, quantization, output */
     enum choice_products products;
-    bool cache;                  /* keys and values in eight bits */
-    bool serves;                 /* its kernels are made for throughput; else no speed is promised */
-    const char *const *runtimes; /* NULL-terminated */
-    const char *kernels;         /* what multiplies */
-    const char *caution;         /* NULL: there is nothing to be careful of */
+    bool cache;          /* keys and values in eight bits */
+    bool serves;         /* its kernels are made for throughput; else no speed is promised */
+    const char *caution; /* NULL: there is nothing to be careful of */
 };
 extern const struct choice_row choices[];
 const struct choice_row *choice_find(const char *name);

@@ -108,6 +108,7 @@ void admission_check_model(struct service *service, struct job_spec *spec, const
 
     bool known = check_device(service, spec, &device, errors);
     if (spec_check(spec, model, known ? &device : NULL, errors) == 0) {
+        spec_warn_targets(spec, warnings);
         rc = recipe_warnings(&spec->recipe, spec->format, model, warnings);
     }
     if (rc != 0) {

@@ -2,8 +2,10 @@
 
 #include "jobs/service.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/text.h"
+#include "formats/runtimes.h"
 #include "jobs/metrics.h"
 #include "jobs/signature.h"
 #include "jobs/view.h"
@@ -11,23 +13,13 @@
 
 #include <string.h>
 
-static json_t *names(const char *const *list)
-{
-    json_t *array = json_array();
-
-    for (; list != NULL && *list != NULL; list++) {
-        json_array_append_new(array, json_string(*list));
-    }
-    return array;
-}
-
 static json_t *list_formats(void)
 {
     json_t *list = json_array();
 
     for (const struct format *const *f = format_list(); *f != NULL; f++) {
         json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "name", (*f)->name, "title", (*f)->title,
-                                              "description", (*f)->help, "runtimes", names((*f)->runtimes)));
+                                              "description", (*f)->help, "runtimes", runtime_names((*f)->name)));
     }
     return list;
 }
@@ -70,6 +62,21 @@ void service_metrics(struct service *service, FILE *out)
     metrics_write(service, out);
 }
 
+/* Runtimes that load weights of this scheme in this format; of a cache (NULL), those that load something of it. */
+static void add_runtimes(const struct format *format, const struct qscheme *scheme, json_t *runtimes)
+{
+    AUTO_JSON json_t *names = runtime_names(format->name);
+    json_t *name;
+    size_t i;
+
+    json_array_foreach(names, i, name)
+    {
+        if (scheme == NULL || runtime_loads_scheme(json_string_value(name), format->name, scheme)) {
+            json_object_set_new(runtimes, json_string_value(name), json_true());
+        }
+    }
+}
+
 /* Formats that carry what the method makes with its defaults, and the runtimes that load them. */
 static void add_formats(const struct quantizer *quantizer, json_t *method)
 {
@@ -90,9 +97,7 @@ static void add_formats(const struct quantizer *quantizer, json_t *method)
                     continue;
                 }
                 json_array_append_new(formats, json_string((*f)->name));
-                for (const char *const *r = (*f)->runtimes; *r != NULL; r++) {
-                    json_object_set_new(runtimes, *r, json_true());
-                }
+                add_runtimes(*f, quantizer->scheme != NULL ? &scheme : NULL, runtimes);
             }
         }
         params_release(quantizer->params, params);
@@ -148,4 +153,9 @@ int service_method(struct service *service, const char *name, json_t **method)
     }
     *method = describe_method(quantizer);
     return *method != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a method");
+}
+
+json_t *service_runtimes(void)
+{
+    return json_pack("{s:s, s:o, s:b}", "object", "list", "data", runtime_table_json(), "has_more", 0);
 }

@@ -71,6 +71,11 @@ static const struct params_row output_rows[] = {
         .help = "Size at which a new shard begins."),
     ROW(PARAMS_SWITCH, spec_output, sign, "null", .quiet = true,
         .help = "Sign the artifact (model.sig); null = if the daemon has a key."),
+    ROW(PARAMS_STRINGS, spec_output, targets, "null", .quiet = true,
+        .help = "Runtimes that must load the artifact, from GET /v1/runtimes: vllm, vllm>=0.32 (that version and all "
+                "later ones) or vllm==0.33.0 (that one alone)."),
+    ROW(PARAMS_INT, spec_output, tensor_parallel_size, "1", .min = 1, .max = RUNTIME_TENSOR_PARALLEL_MAX, .quiet = true,
+        .help = "Devices that the targets divide the model over."),
     {.name = NULL},
 };
 
@@ -292,13 +297,19 @@ int spec_parse(const json_t *body, struct validation_errors *errors, struct job_
         top.method = json_incref(json_object_get(body, "method"));
     }
     parse_model(&top, &spec, errors);
+    parse_part(output_tables, top.output, "/output", &spec.output, errors);
+    targets_parse(spec.output.targets, spec.output.tensor_parallel_size, &spec.targets, errors);
+    json_t *filled = targets_defaults(&spec.targets, spec.output.format, top.method, top.quantization, spec.group_note);
+    if (filled != NULL) {
+        json_decref(top.quantization);
+        top.quantization = filled;
+    }
     if (top.method != NULL) { /* its absence is reported by its row */
         (void)recipe_parse(top.method, top.quantization, "/method", "/quantization", errors, &spec.recipe);
     }
     parse_part(calibration_tables, top.calibration, "/calibration", &spec.calibration, errors);
     parse_part(evaluation_tables, top.evaluation, "/evaluation", &spec.evaluation, errors);
     gate_parse(spec.evaluation.gate, top.method, top.quantization, errors, &spec.gate);
-    parse_part(output_tables, top.output, "/output", &spec.output, errors);
     parse_part(resources_tables, top.resources, "/resources", &spec.resources, errors);
     spec_check_metadata(top.metadata, errors);
     spec.metadata = json_incref(top.metadata);
@@ -326,6 +337,7 @@ void spec_deinit(struct job_spec *spec)
     recipe_deinit(&spec->recipe);
     gate_deinit(&spec->gate);
     params_release(evaluation_tables, &spec->evaluation);
+    params_release(output_tables, &spec->output);
     json_decref(spec->metadata);
     json_decref(spec->recommendation);
     memset(spec, 0, sizeof(*spec));

@@ -5,7 +5,9 @@
 #include "base/ids.h"
 #include "base/validation.h"
 #include "formats/format.h"
+#include "formats/runtimes.h"
 #include "jobs/gate.h"
+#include "jobs/targets.h"
 #include "pipeline/disk_plan.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/recipe.h"
@@ -37,7 +39,9 @@ struct spec_evaluation {
 struct spec_output {
     char format[32]; /* "" = chosen against the model, as spec_check does */
     int64_t max_shard_bytes;
-    int sign; /* enum params_switch; PARAMS_AUTO: where the daemon has a key */
+    int sign;        /* enum params_switch; PARAMS_AUTO: where the daemon has a key */
+    json_t *targets; /* as they are written, or NULL */
+    int64_t tensor_parallel_size;
 };
 
 struct spec_resources {
@@ -66,10 +70,13 @@ struct job_spec {
     struct gate gate;
     int rung; /* of the gate's ladder, which `recipe` is */
     struct spec_output output;
+    struct format_targets targets; /* of output, read */
     struct spec_resources resources;
     json_t *metadata;       /* object or NULL */
     json_t *recommendation; /* of a job that was of method "auto", as recommend_resolve leaves it; or NULL */
     struct disk_plan disk;  /* as spec_check finds it */
+    /* What the targets decided of what the request left open, in sentences for its owner; "" each: nothing. */
+    char group_note[TARGETS_NOTE_SIZE], format_note[TARGETS_NOTE_SIZE];
 };
 
 /* Parse everything that can be judged without the model; every error is named. *out is set on success only. */
@@ -115,6 +122,8 @@ json_t *spec_quantization_schema(const struct quantizer *quantizer);
 /* --- against the model */
 /* What passes through the model, for memory_plan. */
 struct memory_load spec_load(const struct job_spec *spec, const struct model_config *config);
+/* Append a warning for each choice that the targets made. */
+void spec_warn_targets(const struct job_spec *spec, json_t *warnings);
 /* Everything that a job of this spec on this model would run into, from headers alone. Defaults that depend on the
  * model (format, sequence lengths) and what it stores are filled in, the latter also where it is only too large.
  * device: the one that will run it, or NULL when there is none (which is the caller's to refuse). 0 or errors filled.

@@ -145,6 +145,54 @@ static bool check_mode(struct job_spec *spec, const struct model *model, struct 
     return errors->count == before;
 }
 
+/* The format, which the targets take part in choosing, and whether they load what it makes. */
+static void check_output(struct job_spec *spec, const struct model *model, struct format_module *modules, int count,
+                         struct validation_errors *errors)
+{
+    const struct format *given = spec->format, *usual = given;
+    AUTO_JSON json_t *parameters = recipe_parameters_json(&spec->recipe);
+    size_t before = errors->count;
+
+    if (given == NULL && spec->targets.count > 0) {
+        struct validation_errors *none = calloc(1, sizeof(*none));
+        if (none != NULL) {
+            check_format(&spec->recipe, &usual, model, modules, count, NULL, none);
+        }
+        free(none);
+    }
+    check_format(&spec->recipe, &spec->format, model, modules, count, &spec->targets, errors);
+    if (given == NULL && spec->targets.count > 0 && usual != spec->format) {
+        snprintf(spec->format_note, sizeof(spec->format_note), "format %s was chosen, the first that %s",
+                 spec->format->name, spec->targets.count == 1 ? spec->targets.items[0].runtime->name : "all targets");
+        size_t used = strlen(spec->format_note);
+        snprintf(spec->format_note + used, sizeof(spec->format_note) - used, " load%s",
+                 spec->targets.count == 1 ? "s" : "");
+    }
+    snprintf(spec->output.format, sizeof(spec->output.format), "%s", spec->format->name);
+    bool carried = errors->count == before;
+    check_inputs(spec, modules, count, errors);
+    if (carried && !recipe_analyses(&spec->recipe)) {
+        const struct format_config config = {.modules = modules,
+                                             .count = count,
+                                             .model = model,
+                                             .method = spec->recipe.name,
+                                             .parameters = parameters,
+                                             .cache = spec->recipe.cache};
+        targets_check(&spec->targets, &spec->recipe, spec->format, &config, errors);
+    }
+}
+
+void spec_warn_targets(const struct job_spec *spec, json_t *warnings)
+{
+    const char *const notes[] = {spec->group_note, spec->format_note};
+
+    for (size_t i = 0; i < sizeof(notes) / sizeof(notes[0]); i++) {
+        if (notes[i][0] != '\0') {
+            json_array_append_new(warnings, json_pack("{s:s, s:s}", "code", "chosen_for_target", "message", notes[i]));
+        }
+    }
+}
+
 /* Prompts and what follows them have positions. */
 static void check_generation(const struct job_spec *spec, const struct model *model, struct validation_errors *errors)
 {
@@ -186,9 +234,7 @@ static int check_recipe(struct job_spec *spec, const struct model *model, const 
         validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/quantization/modules_to_not_convert",
                        "\"modules_to_not_convert\" and the overrides leave no module to quantize");
     } else {
-        check_format(&spec->recipe, &spec->format, model, modules, count, errors);
-        snprintf(spec->output.format, sizeof(spec->output.format), "%s", spec->format->name);
-        check_inputs(spec, modules, count, errors);
+        check_output(spec, model, modules, count, errors);
     }
     if (errors->count == before) {
         rc = disk_plan(&spec->recipe, spec->format, model, modules, count, &spec->disk);

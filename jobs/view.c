@@ -130,7 +130,32 @@ static json_t *view_output(const json_t *request)
     if (json_object_get(output, "sign") == NULL) {
         json_object_set_new(output, "sign", json_null());
     }
+    if (json_object_get(output, "targets") == NULL) {
+        json_object_set_new(output, "targets", json_null());
+    }
+    if (json_object_get(output, "tensor_parallel_size") == NULL) {
+        json_object_set_new(output, "tensor_parallel_size", json_integer(1));
+    }
     return output;
+}
+
+/* The targets with the versions that were checked. */
+static json_t *view_targets(const json_t *request)
+{
+    const json_t *output = json_object_get(request, "output");
+    struct format_targets targets = {.tensor_parallel =
+                                         json_integer_value(json_object_get(output, "tensor_parallel_size"))};
+    size_t i;
+    json_t *item;
+
+    json_array_foreach(json_object_get(output, "targets"), i, item)
+    {
+        if (targets.count < FORMAT_TARGETS_MAX &&
+            runtime_target_parse(json_string_value(item), &targets.items[targets.count]) == 0) {
+            targets.count++;
+        }
+    }
+    return runtime_targets_json(&targets, NULL, NULL);
 }
 
 static json_t *view_calibration(const struct job_row *row)
@@ -237,6 +262,7 @@ json_t *view_job(const struct job_row *row)
     copy_members(job, row->request, request_members, COUNT(request_members));
     json_object_set_new(job, "mode", json_string(view_mode(row->request)));
     json_object_set_new(job, "output", view_output(row->request));
+    json_object_set_new(job, "targets", view_targets(row->request));
     json_object_set_new(job, "evaluation", view_evaluation(row->request));
     json_object_set_new(job, "gate", view_gate(row));
     json_object_set_new(job, "traceparent", row->traceparent != NULL ? json_string(row->traceparent) : json_null());

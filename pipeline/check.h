@@ -20,7 +20,8 @@ bool check_costs(struct recipe *recipe, const struct model *model, struct valida
 void check_patterns(const struct recipe *recipe, const struct model *model, struct validation_errors *errors);
 /* The shape of every module takes its parameters. */
 void check_shapes(const struct recipe *recipe, const struct model *model, struct validation_errors *errors);
-/* The format carries the modules and the cache. *format: NULL where the request names none; the first that does is
- * chosen then. */
+/* The format carries the modules and the cache. *format: NULL where the request names none; the first that does, and
+ * that all targets (NULL: none) load, is chosen then, or if there is no such one, the first that does. */
 void check_format(const struct recipe *recipe, const struct format **format, const struct model *model,
-                  struct format_module *modules, int count, struct validation_errors *errors);
+                  struct format_module *modules, int count, const struct format_targets *targets,
+                  struct validation_errors *errors);

@@ -3,6 +3,7 @@
 #include "pipeline/check.h"
 
 #include "base/err.h"
+#include "formats/runtimes.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -132,8 +133,22 @@ static const struct format *choose_format(const struct format_config *config, st
     return own != NULL ? own : loses ? format_list()[0] : plain;
 }
 
+/* The first format that carries the result and that all targets load, or NULL. Float weights are loaded everywhere, but
+ * are not chosen for it. */
+static const struct format *choose_loaded(const struct format_config *config, struct format_module *modules)
+{
+    for (const struct format *const *at = format_list(); *at != NULL; at++) {
+        check_set_scales(*at, config->model, modules, config->count);
+        if (!(*at)->plain && format_carries(*at, config) && runtime_targets_load(*at, config, config->targets)) {
+            return *at;
+        }
+    }
+    return NULL;
+}
+
 void check_format(const struct recipe *recipe, const struct format **format, const struct model *model,
-                  struct format_module *modules, int count, struct validation_errors *errors)
+                  struct format_module *modules, int count, const struct format_targets *targets,
+                  struct validation_errors *errors)
 {
     json_t *parameters = recipe_parameters_json(recipe);
     const struct format_config config = {.modules = modules,
@@ -141,10 +156,14 @@ void check_format(const struct recipe *recipe, const struct format **format, con
                                          .model = model,
                                          .method = recipe->name,
                                          .parameters = parameters,
-                                         .cache = recipe->cache};
+                                         .cache = recipe->cache,
+                                         .targets = targets};
     bool given = *format != NULL;
 
-    if (!given) {
+    if (!given && targets != NULL && targets->count > 0) {
+        *format = choose_loaded(&config, modules);
+    }
+    if (*format == NULL) {
         *format = choose_format(&config, modules);
     }
     check_set_scales(*format, model, modules, count);

@@ -36,6 +36,8 @@ export function quantctlLines(body, records) {
   for (const [name, value] of Object.entries(body.output ?? {})) {
     if (name === "format") {
       option("format", value);
+    } else if (name === "targets") {
+      value.forEach((target) => option("target", target));
     } else {
       option("set", `output.${name}=${setting(value)}`);
     }

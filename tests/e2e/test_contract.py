@@ -26,7 +26,7 @@ def every_operation_is_as_described():
             return answer
 
         daemon.request = request
-        for path in ("/livez", "/readyz", "/openapi.json", "/v1/system", "/v1/methods", "/v1/methods/gptq", "/v1/architectures"):
+        for path in ("/livez", "/readyz", "/openapi.json", "/v1/system", "/v1/methods", "/v1/methods/gptq", "/v1/architectures", "/v1/runtimes"):
             daemon.get(path)
         equal(daemon.request("GET", "/metrics").status, 200)
         for path in ("/", "/dashboard/app.js"):

@@ -42,6 +42,7 @@ def goals_and_loads():
             memory_of_known_shapes(daemon)
             bottlenecks(daemon)
             what_is_left_out(daemon)
+            what_runtimes_load(daemon)
             jobs_can_be_submitted(daemon)
             refusals(daemon)
             equal((daemon.get("/v1/models")["data"], daemon.get(JOBS)["data"]), ([], []), "nothing is stored")
@@ -85,12 +86,25 @@ def what_is_left_out(daemon):
     found = ask(daemon, goal="stable_int8", runtime="vllm", calibration=False)
     equal(names(found), ["rtn-int8"])
     reasons = {row["name"]: row["reason"] for row in found["left_out"]}
-    true("calibration" in reasons["smoothquant-int8"] and "vllm" in reasons["llm-int8"] and "vllm" in reasons["gguf-q8"], repr(reasons))
+    true("calibration" in reasons["smoothquant-int8"] and "calibration" in reasons["llm-int8"] and "vllm" in reasons["gguf-q8"], repr(reasons))
     tight = ask(daemon, goal="larger_model", accelerator={"memory_bytes": 8e9, "bandwidth_bytes_per_second": 5e11, "bf16_tflops": 50},
                 prompt_tokens=512)
     fits = [row["fits"] for row in tight["choices"]]
     equal(fits, sorted(fits, reverse=True), "what fits comes first")
     equal((tight["float"]["fits"], tight["choices"][0]["fits"], tight["choices"][-1]["name"]), (False, True, "rtn-int8"))
+
+
+def what_runtimes_load(daemon):
+    """Said by the table of runtimes, whatever the goal."""
+    rows = {row["name"]: row for row in ask(daemon, goal="throughput", batch=32)["choices"]}
+    equal((rows["gptq-int4"]["runtimes"], rows["gguf-q4"]["runtimes"]), (["vllm", "sglang", "transformers"], ["llama.cpp"]))
+    true("Marlin" in rows["gptq-int4"]["kernels"] and "llama.cpp" in rows["gguf-q4"]["kernels"], repr(rows["gguf-q4"]))
+    mlx = ask(daemon, goal="larger_model", runtime="mlx")
+    equal(names(mlx), ["awq-int4"])
+    reasons = {row["name"]: row["reason"] for row in mlx["left_out"]}
+    true("DeepseekV3" in reasons["gptq-int4"] or "groups of 128" in reasons["gptq-int4"], repr(reasons))
+    served = ask(daemon, goal="larger_model", runtime="transformers")
+    true("gguf-q4" not in names(served), "transformers makes float weights of it")
 
 
 def jobs_can_be_submitted(daemon):

@@ -60,7 +60,7 @@ def checkpoint(request, quantd, checkpoints):
 def quantize(quantd, tokens, model, folder, method, parameters, format_):
     _, calibration, evaluation = tokens
     job = quantd.run({
-        "model": model, "method": method, "quantization": parameters, "output": {"format": format_},
+        "model": model, "method": method, "quantization": parameters, "output": {"format": format_, "targets": ["transformers"]},
         "calibration": {"file_id": calibration, "num_samples": 0, "sequence_length": 64, "packing": False, "shuffle": False},
         "evaluation": {"file_id": evaluation}})
     return job, quantd.download(job, folder)
@@ -232,7 +232,7 @@ def test_targets(quantd, trained, name, method, parameters, format_, windows, mo
     """Perplexity on the trained checkpoints, as quantd measures it with weights and inputs quantized."""
     calibration, evaluation, known = trained
     job = quantd.run({
-        "model": known[name], "method": method, "quantization": parameters, "output": {"format": format_},
+        "model": known[name], "method": method, "quantization": parameters, "output": {"format": format_, "targets": ["transformers"]},
         "calibration": {"file_id": calibration, "num_samples": 32, "sequence_length": 256, "packing": False, "shuffle": False},
         "evaluation": {"file_id": evaluation, "max_tokens": windows * 256}})
     before, after = job["result"]["perplexity_before"], job["result"]["perplexity_after"]

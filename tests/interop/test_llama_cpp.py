@@ -1,7 +1,8 @@
 """GGUF files in llama.cpp itself, as the xllamacpp package ships it: every block type, modules in float, overrides and mixtures.
 
 Its server is asked for one token after every prefix of a window, which gives the scores of all positions; it rounds inputs to eight
-bits, and so does quantd when it measures a GGUF artifact, so the two perplexities must agree closer than that rounding moves them.
+bits, and so does quantd when it measures a GGUF artifact, so the two perplexities must agree closer than that rounding moves them. Each job
+names llama.cpp as its target, so what the table of runtimes says of it agrees with what it does here.
 """
 
 import json
@@ -80,7 +81,7 @@ def trained(quantd, shared, tmp_path_factory):
 def quantize(quantd, trained, model, method="ggml", **quantization):
     calibration, evaluation, _, known = trained
     return quantd.run({
-        "model": known[model], "method": method, "quantization": quantization, "output": {"format": "gguf"},
+        "model": known[model], "method": method, "quantization": quantization, "output": {"format": "gguf", "targets": ["llama.cpp"]},
         "calibration": {"file_id": calibration, "num_samples": 32, "sequence_length": 256, "packing": False, "shuffle": False},
         "evaluation": {"file_id": evaluation, "sequence_length": LENGTH}})
 
@@ -110,7 +111,7 @@ def test_inputs_of_very_different_size(quantd, shared, trained, tmp_path):
     path.write_text("".join(json.dumps({"input_ids": window}) + "\n" for window in windows))
     job = quantd.run({
         "model": trained[3]["tiny-llama-outlier"], "method": "ggml", "quantization": {"type": "q4_k", "importance": False},
-        "output": {"format": "gguf"}, "evaluation": {"file_id": quantd.upload(path, "evaluation"), "sequence_length": 64}})
+        "output": {"format": "gguf", "targets": ["llama.cpp"]}, "evaluation": {"file_id": quantd.upload(path, "evaluation"), "sequence_length": 64}})
     model = quantd.download(job, tmp_path / "artifact") / "model.gguf"
     _, tensors = read(model, shared / "tiny-llama-outlier")
     exact = reference.Model(reference.read_folder(shared / "tiny-llama-outlier")[0], tensors).perplexity(windows)

@@ -42,6 +42,11 @@ void service_metrics(struct service *service, FILE *out)
     metrics_family(out, "quantd_jobs", "gauge", "Stored jobs.");
 }
 
+json_t *service_runtimes(void)
+{
+    return json_pack("{s:s, s:[], s:b}", "object", "list", "data", "has_more", 0);
+}
+
 json_t *service_methods(struct service *service)
 {
     return json_pack("{s:s, s:[{s:s}, {s:s}], s:b}", "object", "list", "data", "name", "rtn", "name", "gptq",
