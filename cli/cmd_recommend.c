@@ -250,11 +250,11 @@ static void print_next(const json_t *found, const struct recommend_options *opti
     const struct jobgoal *goal = &options->goal;
 
     if (way == NULL) {
-        safe_printf(stdout, "\nNone of the ways of this goal can be taken.\n");
+        safe_printf(stdout, "None of the ways of this goal can be taken.\n");
         return;
     }
-    safe_printf(stdout, "\nTo make %s (plan in place of submit: to see what that takes):\n  quantctl submit",
-                print_text(way, "name"));
+    safe_printf(stdout, "To make %s (plan in place of submit: to see what that takes):\n", print_text(way, "name"));
+    safe_printf(stdout, "  quantctl submit");
     if (options->save != NULL) {
         print_argument("--file", options->save);
     } else {
@@ -304,6 +304,7 @@ static int recommend_run(struct cli *cli, const void *given, int count, char **a
     fputc('\n', stdout);
     TRY(json_array_size(json_object_get(found, "choices")) > 0 ? print_ways(json_object_get(found, "choices")) : 0);
     print_reasons(found);
+    fputc('\n', stdout);
     print_next(found, options);
     return 0;
 }

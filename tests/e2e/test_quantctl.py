@@ -81,6 +81,7 @@ def recommends(client):
     for part in ("A rollout with little risk", "4 requests at once", "rtn-int8", "fits", "why", "kernels", "gguf-q8: vllm", "quantctl submit"):
         true(part in shown, "%r in %s" % (part, shown))
     true("quantctl submit --model file:tiny-llama --goal low_risk --accelerator rtx-4090 --runtime vllm --batch 4\n" in shown, shown)
+    true("\\x" not in shown, "lines are lines: " + shown)
     found = client.run("recommend", *GOAL, "--json").json
     first, second = [row["job"] for row in found["choices"][:2]]
     equal(client.run("recommend", *GOAL, "--save", "-").json, first, "the first as a job file")
