@@ -256,6 +256,56 @@ static const char *default_metric(const json_t *layers)
     return JOB_METRIC_WEIGHTS;
 }
 
+/* --- an analysis of linears: what each costs under each scheme, the most first */
+
+static int show_schemes(const json_t *schemes)
+{
+    AUTO(table)
+    struct table *table =
+        table_new((const char *[]){"SCHEME", ">BITS/WEIGHT", ">OUTPUT ERR", ">KL OF ALL", "WORST", ">KL", NULL});
+    const json_t *row;
+    size_t i;
+
+    json_array_foreach(schemes, i, row)
+    {
+        char bits[PRINT_SIZE], error[PRINT_SIZE], total[PRINT_SIZE], worst[PRINT_SIZE];
+        table_row(table, (const char *[]){print_text(row, "scheme"), print_number(row, "bits_per_weight", 4, bits),
+                                          print_number(row, "mean_output_relative_mse", 3, error),
+                                          print_number(row, "total_kl", 3, total), print_text(row, "worst_module"),
+                                          print_number(row, "worst_kl", 3, worst)});
+    }
+    return table_print(table, stdout);
+}
+
+static int show_linears(const json_t *analysis, bool all, size_t count)
+{
+    const json_t *rows = json_object_get(analysis, "rows"), *row;
+    AUTO_FREE struct ranked *ranked = NULL;
+    size_t i, total = json_array_size(rows);
+
+    TRY(mem_array(&ranked, total + 1));
+    json_array_foreach(rows, i, row)
+    {
+        ranked[i] = (struct ranked){row, value_of(row, "kl")};
+    }
+    qsort(ranked, total, sizeof(*ranked), by_value);
+    TRY(show_schemes(json_object_get(analysis, "schemes")));
+    putchar('\n');
+    puts(all ? "linears by kl, the effect on the logits of quantizing one alone" : "linears with the largest kl");
+    AUTO(table)
+    struct table *table =
+        table_new((const char *[]){"MODULE", "SCHEME", ">BITS/WEIGHT", ">OUTPUT ERR", ">KL", "KL IS", NULL});
+    for (i = 0; i < total && (all || i < count); i++) {
+        char bits[PRINT_SIZE], error[PRINT_SIZE], kl[PRINT_SIZE];
+        row = ranked[i].row;
+        table_row(table, (const char *[]){print_text(row, "module"), print_text(row, "scheme"),
+                                          print_number(row, "bits_per_weight", 4, bits),
+                                          print_number(row, JOB_METRIC, 3, error), print_number(row, "kl", 3, kl),
+                                          json_is_true(json_object_get(row, "measured")) ? "measured" : "predicted"});
+    }
+    return table_print(table, stdout);
+}
+
 static int show_report(const json_t *report, const struct report_options *options)
 {
     const json_t *layers = json_object_get(report, "layers"), *error = json_object_get(report, "error");
@@ -266,6 +316,11 @@ static int show_report(const json_t *report, const struct report_options *option
     show_warnings(report);
     if (json_is_object(error)) {
         safe_printf(stdout, "error         %s (%s)\n", print_text(error, "message"), print_text(error, "code"));
+    }
+    const json_t *analysis = json_object_get(report, "analysis");
+    if (json_object_get(json_array_get(json_object_get(analysis, "rows"), 0), "module") != NULL) {
+        putchar('\n');
+        return show_linears(analysis, options->all, count);
     }
     if (json_array_size(layers) == 0) {
         return 0;

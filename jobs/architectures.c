@@ -13,9 +13,11 @@
 
 static bool method_applies(const struct quantizer *quantizer, const struct arch_parts *parts)
 {
-    bool cache = quantizer->solve == NULL && quantizer->rewrite == NULL; /* its scales and their analysis */
+    bool cache = quantizer->solve == NULL && quantizer->rewrite == NULL && !quantizer->measures; /* and its analysis */
 
-    return cache ? parts->attention && !parts->latent : quantizer->solve != NULL || parts->folds;
+    return quantizer->measures ? true
+           : cache             ? parts->attention && !parts->latent
+                               : quantizer->solve != NULL || parts->folds;
 }
 
 /* parts NULL: of a model that no row describes. */

@@ -40,10 +40,27 @@ static json_t *real_or_null(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+static json_t *linear_json(const struct analysis_row *row)
+{
+    const struct analysis_linear *linear = &row->linear;
+
+    return json_pack("{s:I, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:f, s:o, s:o, s:o, s:o, s:b, s:o, s:I}", "layer",
+                     (json_int_t)row->layer, "module", linear->module, "set", (json_int_t)linear->set, "scheme",
+                     row->scheme, "method", linear->method, "bits", (json_int_t)linear->bits, "group_size",
+                     (json_int_t)linear->group_size, "parameters", (json_int_t)linear->parameters, "bits_per_weight",
+                     linear->bits_per_weight, "relative_mse", real_or_null(linear->relative_mse), "output_relative_mse",
+                     real_or_null(row->output_relative_mse), "output_mse", real_or_null(linear->output_mse), "kl",
+                     real_or_null(linear->kl), "measured", (int)linear->measured, "predicted_kl",
+                     real_or_null(linear->predicted), "tokens", (json_int_t)row->tokens);
+}
+
 static json_t *analysis_json(const struct analysis_row *row)
 {
     const struct cache_scales *scales = &row->scales;
 
+    if (row->linear.module[0] != '\0') {
+        return linear_json(row);
+    }
     return json_pack(
         "{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "layer", (json_int_t)row->layer, "scheme",
         row->scheme, "bits_per_value", row->bits_per_value, "key_relative_mse", real_or_null(row->key_relative_mse),

@@ -89,7 +89,7 @@ static void add_formats(const struct quantizer *quantizer, json_t *method)
     max_align_t params[64] = {{0}};
 
     if (quantizer->params_size <= sizeof(params) && params_parse(quantizer->params, NULL, "", params, &errors) == 0) {
-        if (quantizer->analyse == NULL &&
+        if (!quantizer_analyses(quantizer) &&
             (quantizer->scheme == NULL || quantizer->scheme(params, side, side, &scheme) == 0)) {
             for (const struct format *const *f = format_list(); *f != NULL; f++) {
                 scheme.scale_dtype = (*f)->scale_dtype(DTYPE_BF16);
@@ -119,7 +119,7 @@ static json_t *describe_method(const struct quantizer *quantizer)
     json_t *method = json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:o}", "object", "method", "name", quantizer->name,
                                "title", quantizer->title, "description", quantizer->help, "needs_calibration",
                                (int)(quantizer->stats != STATS_NONE || quantizer->rewrite != NULL), "analysis",
-                               (int)(quantizer->analyse != NULL), "parameters", spec_quantization_schema(quantizer));
+                               (int)quantizer_analyses(quantizer), "parameters", spec_quantization_schema(quantizer));
     if (method != NULL) {
         add_formats(quantizer, method);
     }

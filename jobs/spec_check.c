@@ -69,7 +69,8 @@ static void check_lengths(struct job_spec *spec, const struct model *model, stru
 static void check_cache(const struct job_spec *spec, const struct model *model, struct validation_errors *errors)
 {
     const struct recipe *recipe = &spec->recipe;
-    bool own = recipe->stages[recipe->count - 1].quantizer->solve == NULL; /* a method for nothing else */
+    const struct quantizer *last = recipe->stages[recipe->count - 1].quantizer;
+    bool own = last->solve == NULL && !last->measures; /* a method for nothing else */
 
     if (model_config(model)->latent.rank == 0 || (!own && recipe->cache.element == DTYPE_F32)) {
         return;

@@ -251,10 +251,11 @@ int task_tick_phase(struct task *task, double fraction, const char *phase)
 static int progress(struct task *task, const struct message_progress *progress)
 {
     bool over = progress->block >= task->layers_total;
+    bool measures = strcmp(progress->step, "measuring") == 0; /* before the first block: no pause waits for one */
 
-    task->phase = over ? "evaluating" : "quantizing";
+    task->phase = measures ? "measuring" : over ? "evaluating" : "quantizing";
     task->step = progress->step;
-    task->block = over ? 0 : progress->block + 1;
+    task->block = over || measures ? 0 : progress->block + 1;
     double of_rung = progress->fraction < FRACTION_PIPELINE ? progress->fraction : FRACTION_PIPELINE;
     return tick(task, task_fraction(task, of_rung));
 }

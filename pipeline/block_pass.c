@@ -201,6 +201,9 @@ static unsigned group_needs(struct run *run, const struct plan_group *group)
     unsigned wants = 0;
     struct qscheme scheme;
 
+    if (run->trials != NULL) {
+        return run->trials->needs(run, group);
+    }
     for (int i = 0; i < group->count; i++) {
         const struct recipe_stage *solver = module_solver(run, group->modules[i], &scheme);
         if (solver != NULL) {
@@ -289,7 +292,8 @@ static int group_run(struct run *run, struct block *block, int g, struct expert_
         rc = group_calibrate(run, block, g, wants, pool, &own, &stats);
     }
     if (rc == 0 && wants != 0) {
-        rc = group_solve(run, block, g, stats, outputs, rows);
+        rc = run->trials != NULL ? run->trials->group(run, block, g, stats)
+                                 : group_solve(run, block, g, stats, outputs, rows);
     }
     stats_deinit(&own, run->p->gpu);
     return rc;

@@ -3,7 +3,9 @@
 
 #include "pipeline/evaluate.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "pipeline/experts.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/pass.h"
@@ -176,6 +178,56 @@ static int all_losses(struct run *run, struct slices *s, struct gpu_nll *before,
         TRY(slice_losses(run, s, first, rows, before, after));
     }
     return 0;
+}
+
+static int slice_divergences(struct run *run, struct slices *s, int64_t first, int64_t rows,
+                             struct activations *const *streams, int count, struct gpu_nll *sums)
+{
+    const struct gpu *gpu = run->p->gpu;
+    struct tensor fx = tensor_rows(&s->float_x, 0, rows);
+    struct tensor fl = tensor_rows(&s->float_logits, 0, rows);
+    struct tensor ql = tensor_rows(&s->quant_logits, 0, rows);
+
+    set_targets(run->evaluation.batches.set, first, rows, s->targets);
+    TRY(activations_read(run->evaluation.float_model, ACTIVATIONS_IN, first, &fx, gpu, run->stream));
+    TRY(head_logits(&s->head, run->config, gpu, run->stream, &fx, &fl));
+    for (int i = 0; i < count; i++) {
+        struct tensor qx = tensor_rows(&s->quant_x, 0, rows);
+        TRY(run_tick(run, 1.0, "evaluating"));
+        TRY(activations_read(streams[i], ACTIVATIONS_IN, first, &qx, gpu, run->stream));
+        TRY(head_logits(&s->head, run->config, gpu, run->stream, &qx, &ql));
+        TRY(gpu->ops->nll(run->stream, &sums[i], &ql, &fl, s->targets));
+    }
+    return 0;
+}
+
+static int all_divergences(struct run *run, struct slices *s, struct activations *const *streams, int count,
+                           struct gpu_nll *sums)
+{
+    const struct calibration_set *set = run->evaluation.batches.set;
+    int64_t total = set->sequences * set->length;
+
+    TRY(slices_init(run, s));
+    for (int64_t first = 0; first < total; first += s->rows) {
+        int64_t rows = total - first < s->rows ? total - first : s->rows;
+        TRY(slice_divergences(run, s, first, rows, streams, count, sums));
+    }
+    return 0;
+}
+
+int evaluate_divergences(struct run *run, struct activations *const *streams, int count, double *kl)
+{
+    AUTO_FREE struct gpu_nll *sums = NULL;
+    struct slices slices = {0};
+
+    TRY(mem_array(&sums, (size_t)count + 1));
+    int rc = all_divergences(run, &slices, streams, count, sums);
+    slices_deinit(run, &slices);
+    run_end_phase(run, PHASE_EVALUATE, 0);
+    for (int i = 0; rc == 0 && i < count; i++) {
+        kl[i] = sums[i].count > 0 ? sums[i].kl_sum / (double)sums[i].count : NAN;
+    }
+    return rc != 0 ? err_pass(rc, "divergences") : 0;
 }
 
 int evaluate_finish(struct run *run, struct evaluation_result *out)

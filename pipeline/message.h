@@ -105,7 +105,7 @@ struct message {
     };
 };
 
-/* NULL-terminated: "loading", "calibrating", "quantizing", "evaluating". */
+/* NULL-terminated: "loading", "calibrating", "quantizing", "evaluating", "measuring". */
 extern const char *const message_steps[];
 
 /* Takes a message. Nonzero stops the run, which ends with that code as its own failure. After a block is done,

@@ -108,10 +108,43 @@ static size_t row_bytes(void)
     return columns * FIELD_BYTES;
 }
 
+static void put_linear(struct wire_out *out, const struct analysis_linear *linear)
+{
+    wire_put_text(out, linear->module);
+    wire_put_text(out, linear->method);
+    wire_put_int(out, linear->set);
+    wire_put_int(out, linear->bits);
+    wire_put_int(out, linear->group_size);
+    wire_put_int(out, linear->parameters);
+    wire_put_real(out, linear->bits_per_weight);
+    wire_put_real(out, linear->relative_mse);
+    wire_put_real(out, linear->output_mse);
+    wire_put_real(out, linear->kl);
+    wire_put_real(out, linear->predicted);
+    wire_put_int(out, linear->measured);
+}
+
+static void get_linear(struct wire_in *in, struct analysis_linear *linear)
+{
+    wire_get_text(in, linear->module, sizeof(linear->module));
+    wire_get_text(in, linear->method, sizeof(linear->method));
+    linear->set = wire_get_int(in);
+    linear->bits = wire_get_int(in);
+    linear->group_size = wire_get_int(in);
+    linear->parameters = wire_get_int(in);
+    linear->bits_per_weight = wire_get_real(in);
+    linear->relative_mse = wire_get_real(in);
+    linear->output_mse = wire_get_real(in);
+    linear->kl = wire_get_real(in);
+    linear->predicted = wire_get_real(in);
+    linear->measured = wire_get_int(in) != 0;
+}
+
 static void put_analysis(struct wire_out *out, const struct analysis_row *row)
 {
     wire_put_int(out, row->layer);
     wire_put_text(out, row->scheme);
+    put_linear(out, &row->linear);
     wire_put_real(out, row->bits_per_value);
     wire_put_real(out, row->key_relative_mse);
     wire_put_real(out, row->value_relative_mse);
@@ -126,6 +159,7 @@ static void get_analysis(struct wire_in *in, struct analysis_row *row)
 {
     row->layer = wire_get_int(in);
     wire_get_text(in, row->scheme, sizeof(row->scheme));
+    get_linear(in, &row->linear);
     row->bits_per_value = wire_get_real(in);
     row->key_relative_mse = wire_get_real(in);
     row->value_relative_mse = wire_get_real(in);
@@ -167,7 +201,7 @@ static void get_block(struct wire_in *in, struct message_block *block)
     if (cache != NULL) {
         get_scales(in, cache);
     }
-    count = wire_get_count(in, 8 * FIELD_BYTES);
+    count = wire_get_count(in, 20 * FIELD_BYTES);
     for (int64_t i = 0; !in->bad && i < count; i++) {
         struct analysis_row *row = analysis_rows_add(&analysis);
         in->bad = row == NULL;

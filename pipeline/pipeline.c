@@ -23,7 +23,9 @@
 #include "pipeline/reference.h"
 #include "pipeline/rewrite.h"
 #include "pipeline/run_stores.h"
+#include "pipeline/sensitivity.h"
 #include "pipeline/solve.h"
+#include "quantizers/sensitivity.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -234,6 +236,76 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
     return rc;
 }
 
+/* Rows of a block of the table. */
+static int list_sensitivities(struct run *run, const struct sensitivity_table *table, int64_t block)
+{
+    const struct sensitivity_candidate *list = run->p->recipe->candidates->list;
+
+    for (int i = 0; i < table->count; i++) {
+        const struct sensitivity_row *from = &table->rows[i];
+        const struct sensitivity_candidate *candidate = &list[from->candidate];
+        struct analysis_row *row = from->layer == block ? analysis_rows_add(&run->analysis) : NULL;
+        if (row == NULL && from->layer == block) {
+            return ERR_HOST_OUT_OF_MEMORY;
+        }
+        if (row == NULL) {
+            continue;
+        }
+        row->layer = block;
+        row->output_relative_mse = from->output_relative_mse;
+        row->tokens = table->tokens;
+        row->linear = (struct analysis_linear){.set = from->set,
+                                               .bits = candidate->bits,
+                                               .group_size = candidate->group_size,
+                                               .parameters = from->parameters,
+                                               .bits_per_weight = from->bits_per_weight,
+                                               .relative_mse = from->relative_mse,
+                                               .output_mse = from->output_mse,
+                                               .kl = from->kl,
+                                               .predicted = from->predicted,
+                                               .measured = from->measured};
+        snprintf(row->scheme, sizeof(row->scheme), "%s", candidate->name);
+        snprintf(row->linear.module, sizeof(row->linear.module), "%s", from->module);
+        snprintf(row->linear.method, sizeof(row->linear.method), "%s", candidate->method);
+    }
+    return 0;
+}
+
+/* Blocks without results, done one after another with their rows. */
+static int report_sensitivities(struct run *run, const struct sensitivity_table *table)
+{
+    struct block_outputs outputs = {.count = 0};
+    struct report_rows rows = {0};
+
+    TRY(run->p->gpu->ops->stream_new(run->p->gpu->device, &run->stream));
+    TRY(checkpoint_open(run->checkpoint, run->p->gpu, true));
+    for (int64_t b = run->checkpoint->committed; b < run->config->num_layers; b++) {
+        const struct checkpoint_made made = {&outputs, &rows, &run->cache, &run->analysis};
+        run->block_index = b;
+        int rc = list_sensitivities(run, table, b);
+        rc = rc != 0 ? rc : checkpoint_block(run->checkpoint, b, &made, run->stream);
+        analysis_rows_deinit(&run->analysis);
+        TRY(rc);
+    }
+    return 0;
+}
+
+/* An analysis of the complete model: the pass, then blocks that hold nothing but their rows. */
+static int measure_blocks(struct run *run)
+{
+    const struct sensitivity_params *params = run->p->recipe->stages[0].params;
+    const struct sensitivity_request request = {.candidates = run->p->recipe->candidates,
+                                                .max_tokens = params->max_tokens,
+                                                .kl_tokens = params->kl_tokens,
+                                                .max_streams = params->max_streams};
+    struct sensitivity_table table;
+
+    TRY(sensitivity_pass(run, &request, 0.95, &table));
+    int rc = report_sensitivities(run, &table);
+    sensitivity_table_deinit(&table);
+    return rc;
+}
+
 /* Use less memory of a device that ran out of it. ERR_GPU_OUT_OF_MEMORY when nothing is left to reduce. */
 static int reduce_memory(struct run *run)
 {
@@ -285,7 +357,7 @@ int pipeline_run(const struct pipeline *pipeline)
     while (more) {
         struct run run = next;
         run.next_row = checkpoint.rows;
-        rc = run_blocks(&run, &result);
+        rc = recipe_measures(pipeline->recipe) ? measure_blocks(&run) : run_blocks(&run, &result);
         close_run(&run);
         more = false;
         if (rc == ERR_GPU_OUT_OF_MEMORY) {

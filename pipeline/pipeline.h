@@ -1,5 +1,5 @@
 #pragma once
-/* The only loop over blocks: embeddings in, quantized tensors, report rows and saved activations out, block by block.
+/* The loop over blocks: embeddings in, quantized tensors, report rows and saved activations out, block by block.
  * A library that knows no store and no job: it is told what to do by struct pipeline, writes files into one folder, and
  * says everything else by messages (message.h). */
 

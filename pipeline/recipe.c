@@ -32,7 +32,7 @@ static json_t *own_members(const struct quantizer *quantizer, const json_t *obje
     return own;
 }
 
-static void recipe_stage_deinit(struct recipe_stage *stage)
+void recipe_stage_deinit(struct recipe_stage *stage)
 {
     if (stage->params != NULL) {
         params_release(stage->quantizer->params, stage->params);
@@ -149,8 +149,9 @@ static bool parse_names(const json_t *method, const char *pointer, struct valida
             validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
                            "%s leaves weights as they are, so it cannot be part of a list", quantizer->name);
             validation_hint(errors, "%s",
-                            quantizer->analyse == NULL ? "the last method of a list takes the parameter \"kv_cache\""
-                                                       : "make a job of its own for it");
+                            !quantizer_analyses(quantizer)
+                                ? "the last method of a list takes the parameter \"kv_cache\""
+                                : "make a job of its own for it");
         } else if (i + 1 < count && quantizer->rewrite == NULL) {
             validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s quantizes weights, so it must come last in a list",
                            quantizer->name);
@@ -168,11 +169,11 @@ static void parse_cache(const char *pointer, struct validation_errors *errors, s
 {
     const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
     const struct quant_base *base = last->params;
-    bool only = last->quantizer->solve == NULL && last->quantizer->analyse == NULL;
+    bool only = last->quantizer->solve == NULL && !quantizer_analyses(last->quantizer);
     char at[192];
 
     text_pointer(at, sizeof(at), pointer, "kv_cache");
-    if (base != NULL && last->quantizer->analyse == NULL) {
+    if (base != NULL && !quantizer_analyses(last->quantizer)) {
         (void)kv_cache_parse(base->kv_cache, at, errors, &recipe->cache);
         if (only && recipe->cache.element == DTYPE_F32) {
             recipe->cache.element = DTYPE_F8_E4M3;
@@ -232,6 +233,9 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
         recipe_parse_overrides(filled, valid, pointer, errors, &recipe);
         recipe_collect_patterns(quantization, pointer, errors, &recipe);
         parse_cache(pointer, errors, &recipe);
+        if (valid && recipe_measures(&recipe)) {
+            recipe_parse_candidates(pointer, errors, &recipe);
+        }
         json_decref(filled);
     }
     if (errors->count + errors->dropped != before) {
@@ -250,6 +254,10 @@ void recipe_deinit(struct recipe *recipe)
     for (int i = 0; i < recipe->override_count; i++) {
         recipe_stage_deinit(&recipe->overrides[i].solver);
     }
+    if (recipe->candidates != NULL) {
+        sensitivity_candidates_deinit(recipe->candidates);
+    }
+    free(recipe->candidates);
     free(recipe->overrides);
     patterns_free(recipe->patterns);
     *recipe = (struct recipe){0};
@@ -329,6 +337,11 @@ const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char
     return last->quantizer->solve != NULL ? last : NULL;
 }
 
+bool recipe_decides(const struct recipe *recipe, const struct plan_module *module, const char *name)
+{
+    return module->fixed || module->optional || recipe_override_of(recipe, name) != RECIPE_USUAL;
+}
+
 const struct recipe_stage *recipe_module_solver(const struct recipe *recipe, const struct plan_module *module,
                                                 const char *name)
 {
@@ -376,7 +389,12 @@ int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver
 
 bool recipe_analyses(const struct recipe *recipe)
 {
-    return recipe->stages[recipe->count - 1].quantizer->analyse != NULL;
+    return quantizer_analyses(recipe->stages[recipe->count - 1].quantizer);
+}
+
+bool recipe_measures(const struct recipe *recipe)
+{
+    return recipe->stages[recipe->count - 1].quantizer->measures;
 }
 
 bool recipe_rewrites(const struct recipe *recipe)

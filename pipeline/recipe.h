@@ -21,6 +21,32 @@ struct recipe_stage {
     void *params; /* the quantizer's params struct */
 };
 
+/* What a pass over the model tries on every linear (sensitivity.h). */
+#define SENSITIVITY_CANDIDATES_MAX 16
+
+struct sensitivity_candidate {
+    char name[64];              /* for people, no two alike in a list: "gptq-w3g128", "gptq-w3ch", "nf4" */
+    char method[32];            /* that solves */
+    int bits;                   /* of a code */
+    int64_t group_size;         /* -1: one scale for each output; 0: the method has no such groups */
+    struct recipe_stage solver; /* its own parameters; owned by the list */
+    json_t *members; /* {"method":..., and what the request says of it}: with "match", an override of the request that
+                        it was parsed with; owned by the list */
+};
+
+struct sensitivity_candidates {
+    struct sensitivity_candidate list[SENSITIVITY_CANDIDATES_MAX];
+    int count;
+};
+
+/* list: [{"method", "bits", ...}, ...], each with parameters of its method; what it leaves out is as `quantization`
+ * has it, whose members that a method does not know do not matter (NULL: none), and its method is `usual`. NULL or JSON
+ * null: 2, 3, 4 and 8 bits of `usual`. Errors are named under `pointer`. *out is set on success only. */
+int sensitivity_candidates_parse(const struct quantizer *usual, const json_t *quantization, const json_t *list,
+                                 const char *pointer, struct validation_errors *errors,
+                                 struct sensitivity_candidates *out);
+void sensitivity_candidates_deinit(struct sensitivity_candidates *candidates); /* zeroed is fine */
+
 struct recipe_override {
     char match[PATTERN_BYTES_MAX + 1];
     bool skip;
@@ -33,8 +59,9 @@ struct recipe {
     int count; /* the last one solves */
     struct recipe_override *overrides;
     int override_count;
-    struct patterns *patterns; /* every pattern of the request */
-    struct cache_scheme cache; /* of keys and values; element F32: unquantized */
+    struct patterns *patterns;                 /* every pattern of the request */
+    struct cache_scheme cache;                 /* of keys and values; element F32: unquantized */
+    struct sensitivity_candidates *candidates; /* what is tried on every linear (sensitivity.h); NULL: nothing is */
 };
 
 /* method: a name or a list of names. Every error is named under pointer_method and pointer. *out is set on success
@@ -56,6 +83,8 @@ const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char
 /* The same for a module of a plan, which may never be quantized, or only where an override says so. */
 const struct recipe_stage *recipe_module_solver(const struct recipe *recipe, const struct plan_module *module,
                                                 const char *name);
+/* Whether more than the usual solver decides about the module: it stays in float, or has an override of its own. */
+bool recipe_decides(const struct recipe *recipe, const struct plan_module *module, const char *name);
 /* The scheme of a module of that shape under its solver, amended by the earlier stages, without regard to float_inputs.
  */
 int recipe_amended_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,
@@ -65,6 +94,8 @@ int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver
                   int64_t cols, struct qscheme *out);
 /* The recipe analyses and makes no artifact. */
 bool recipe_analyses(const struct recipe *recipe);
+/* It measures the sensitivity of the complete model (sensitivity.h), which is an analysis. */
+bool recipe_measures(const struct recipe *recipe);
 /* Some stage rewrites blocks. */
 bool recipe_rewrites(const struct recipe *recipe);
 /* This solver takes a linear's target from the float model, given `tokens` of calibration and `columns` inputs. */

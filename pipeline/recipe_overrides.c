@@ -20,8 +20,7 @@ static void drop_member(const struct quantizer *quantizer, json_t *object, const
     }
 }
 
-/* The request's parameters with those of one override in their place. New reference. */
-static json_t *overridden(const struct quantizer *solver, const json_t *quantization, const json_t *override)
+json_t *recipe_merge(const struct quantizer *solver, const json_t *quantization, const json_t *override)
 {
     json_t *merged = quantization != NULL ? json_copy((json_t *)quantization) : json_object();
     json_t *own = json_copy((json_t *) override);
@@ -50,8 +49,8 @@ static bool is_model_wide(const struct quantizer *solver, const char *key)
            strcmp(row->name, "kv_cache") == 0;
 }
 
-static void check_override_members(const struct quantizer *solver, const json_t *item, const char *pointer,
-                                   struct validation_errors *errors)
+void recipe_check_part(const struct quantizer *solver, const json_t *item, const char *pointer,
+                       struct validation_errors *errors)
 {
     const char *key;
     json_t *value;
@@ -130,9 +129,9 @@ static void parse_override(const struct recipe *recipe, const json_t *quantizati
     if (solver == NULL) {
         return;
     }
-    check_override_members(solver, item, pointer, errors);
+    recipe_check_part(solver, item, pointer, errors);
     if (valid) {
-        json_t *merged = overridden(solver, quantization, item);
+        json_t *merged = recipe_merge(solver, quantization, item);
         recipe_parse_stage(solver, merged, true, pointer, errors, &out->solver);
         json_decref(merged);
     }

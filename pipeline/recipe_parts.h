@@ -7,6 +7,15 @@
  * only rewrites are not checked against each other, since it does not use them all. */
 void recipe_parse_stage(const struct quantizer *quantizer, const json_t *object, bool solves, const char *pointer,
                         struct validation_errors *errors, struct recipe_stage *out);
+void recipe_stage_deinit(struct recipe_stage *stage); /* zeroed is fine */
+/* The request's parameters with those of a part of it, such as an override, in their place: the object that the part's
+ * stage is parsed from. New reference. */
+json_t *recipe_merge(const struct quantizer *solver, const json_t *quantization, const json_t *part);
+/* A part's members other than "match", "skip" and "method" are parameters of its solver, and none of the model. */
+void recipe_check_part(const struct quantizer *solver, const json_t *item, const char *pointer,
+                       struct validation_errors *errors);
+/* What a pass over the model tries, of a recipe that measures, from its parameters, to recipe->candidates. */
+void recipe_parse_candidates(const char *pointer, struct validation_errors *errors, struct recipe *recipe);
 /* valid: the request's own parameters are; else their errors would be reported again here. */
 void recipe_parse_overrides(const json_t *quantization, bool valid, const char *pointer,
                             struct validation_errors *errors, struct recipe *recipe);

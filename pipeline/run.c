@@ -10,6 +10,9 @@ int run_tick(struct run *run, double share, const char *step)
     double done = ((double)block + share) / (double)run->config->num_layers;
 
     run->block_fraction = share;
+    if (run->trials != NULL) {
+        return message_send_progress(run->sender, run->pass_share * run->pass_done, run->block_index, "measuring");
+    }
     TRY(checkpoint_commit(run->checkpoint, false));
     return message_send_progress(run->sender, 0.95 * done, block, step);
 }

@@ -26,6 +26,14 @@ struct evaluation {
         *shared[2][PLAN_SHARED_MAX]; /* what blocks give to later ones: in float, quantized; NULL: none */
 };
 
+/* What a pass does that tries candidates on each group instead of solving it. */
+struct run;
+struct run_trials {
+    /* Statistics (STATS_*) that a group's candidates need; 0: it has none. */
+    unsigned (*needs)(struct run *run, const struct plan_group *group);
+    int (*group)(struct run *run, struct block *block, int group, const struct layer_stats *stats);
+};
+
 struct run {
     const struct pipeline *p;
     const struct model_config *config;
@@ -46,6 +54,13 @@ struct run {
     struct evaluation evaluation;
 
     bool blocks_done; /* all of them: the open block is one that passes are repeated through */
+    /* a pass that only measures (sensitivity.c) */
+    const struct run_trials *trials;  /* NULL: this attempt quantizes */
+    struct sensitivity *sensitivity;  /* theirs */
+    const struct recipe_stage *trial; /* what solves every module that does not stay in float; without a quantizer:
+                                       * nothing does; NULL: as the recipe has it */
+    double pass_share, pass_done;     /* of the run, the pass's; of the pass, what is done */
+
     /* the open block */
     int64_t block_index;
     double block_fraction;         /* done of it */

@@ -4,21 +4,19 @@
 
 #include "base/err.h"
 #include "base/log.h"
-#include "pipeline/stores.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static int new_store(struct run *run, const char *name, const struct microbatches *batches, int64_t width,
-                     struct activations **out)
+int run_new_store(struct run *run, const char *name, const struct microbatches *batches, int64_t width,
+                  struct activations **out)
 {
     return activations_new(run->p->directory, name, batches->set->sequences * batches->set->length, width, &run->budget,
                            out);
 }
 
-/* What a set keeps within a block. */
-static int open_value_stores(struct run *run, const struct microbatches *batches, const char *stem, enum stores_use use,
-                             struct activations **out)
+int run_open_value_stores(struct run *run, const struct microbatches *batches, const char *stem, enum stores_use use,
+                          struct activations **out)
 {
     int64_t columns[PLAN_VALUES_MAX];
     char name[32];
@@ -27,16 +25,14 @@ static int open_value_stores(struct run *run, const struct microbatches *batches
     for (int i = 1; i < PLAN_VALUES_MAX; i++) {
         if (columns[i] > 0) {
             snprintf(name, sizeof(name), "%s-%d", stem, i);
-            TRY(new_store(run, name, batches, columns[i], &out[i]));
+            TRY(run_new_store(run, name, batches, columns[i], &out[i]));
         }
     }
     return 0;
 }
 
-/* What blocks of a set give to later ones, to `out` by number. The stores outlive blocks without being saved: a resume
- * begins with the embeddings. */
-static int open_shared_stores(struct run *run, const struct microbatches *batches, const char *stem,
-                              struct activations **out)
+int run_open_shared_stores(struct run *run, const struct microbatches *batches, const char *stem,
+                           struct activations **out)
 {
     int64_t columns[PLAN_SHARED_MAX];
     char name[40];
@@ -45,27 +41,27 @@ static int open_shared_stores(struct run *run, const struct microbatches *batche
     for (int i = 0; i < PLAN_SHARED_MAX; i++) {
         if (columns[i] > 0) {
             snprintf(name, sizeof(name), "%s-shared-%d", stem, i);
-            TRY(new_store(run, name, batches, columns[i], &out[i]));
+            TRY(run_new_store(run, name, batches, columns[i], &out[i]));
             run->checkpoint->restarts = true;
         }
     }
     return 0;
 }
 
-static int open_calibration_stores(struct run *run)
+int run_open_calibration(struct run *run)
 {
-    TRY(new_store(run, "calibration", &run->calibration, run->config->hidden_size, &run->stores[0]));
-    TRY(open_shared_stores(run, &run->calibration, "values", run->stores + PLAN_SHARED_STORE));
-    return open_value_stores(run, &run->calibration, "values", STORES_CALIBRATION, run->stores);
+    TRY(run_new_store(run, "calibration", &run->calibration, run->config->hidden_size, &run->stores[0]));
+    TRY(run_open_shared_stores(run, &run->calibration, "values", run->stores + PLAN_SHARED_STORE));
+    return run_open_value_stores(run, &run->calibration, "values", STORES_CALIBRATION, run->stores);
 }
 
 static int open_reference_stores(struct run *run)
 {
     struct reference *reference = &run->reference;
 
-    TRY(new_store(run, "reference", &reference->batches, run->config->hidden_size, &reference->stores[0]));
-    TRY(open_shared_stores(run, &reference->batches, "reference", reference->stores + PLAN_SHARED_STORE));
-    return open_value_stores(run, &reference->batches, "reference", STORES_REFERENCE, reference->stores);
+    TRY(run_new_store(run, "reference", &reference->batches, run->config->hidden_size, &reference->stores[0]));
+    TRY(run_open_shared_stores(run, &reference->batches, "reference", reference->stores + PLAN_SHARED_STORE));
+    return run_open_value_stores(run, &reference->batches, "reference", STORES_REFERENCE, reference->stores);
 }
 
 int evaluation_open(struct run *run, const char *name, struct evaluation *e)
@@ -74,11 +70,11 @@ int evaluation_open(struct run *run, const char *name, struct evaluation *e)
 
     snprintf(float_name, sizeof(float_name), "%.10s_float", name);
     snprintf(quantized_name, sizeof(quantized_name), "%.10s_quant", name);
-    TRY(new_store(run, float_name, &e->batches, run->config->hidden_size, &e->float_model));
-    TRY(new_store(run, quantized_name, &e->batches, run->config->hidden_size, &e->quantized));
-    TRY(open_shared_stores(run, &e->batches, float_name, e->shared[0]));
-    TRY(open_shared_stores(run, &e->batches, quantized_name, e->shared[1]));
-    return open_value_stores(run, &e->batches, name, STORES_EVALUATION, e->stores);
+    TRY(run_new_store(run, float_name, &e->batches, run->config->hidden_size, &e->float_model));
+    TRY(run_new_store(run, quantized_name, &e->batches, run->config->hidden_size, &e->quantized));
+    TRY(run_open_shared_stores(run, &e->batches, float_name, e->shared[0]));
+    TRY(run_open_shared_stores(run, &e->batches, quantized_name, e->shared[1]));
+    return run_open_value_stores(run, &e->batches, name, STORES_EVALUATION, e->stores);
 }
 
 void evaluation_close(const struct run *run, struct evaluation *e)
@@ -117,7 +113,7 @@ int run_open_stores(struct run *run)
     struct checkpoint *checkpoint = run->checkpoint;
 
     if (run->calibration.set != NULL) {
-        TRY(open_calibration_stores(run));
+        TRY(run_open_calibration(run));
     }
     if (run->reference.batches.set != NULL) {
         TRY(open_reference_stores(run));

@@ -28,6 +28,17 @@ struct group_jobs {
     struct arena arena; /* that they are in */
 };
 
+/* What a pass that only measures tries. */
+static const struct recipe_stage *trial_solver(struct run *run, const struct plan_module *m, const char *name,
+                                               struct qscheme *scheme)
+{
+    const struct recipe_stage *trial = run->trial;
+
+    bool possible = trial->quantizer != NULL && !recipe_decides(run->p->recipe, m, name) &&
+                    trial->quantizer->scheme(trial->params, m->rows, m->cols, scheme) == 0;
+    return possible ? trial : NULL;
+}
+
 const struct recipe_stage *module_solver(struct run *run, int module, struct qscheme *scheme)
 {
     const struct recipe *recipe = run->p->recipe;
@@ -35,8 +46,9 @@ const struct recipe_stage *module_solver(struct run *run, int module, struct qsc
     char name[PLAN_NAME_MAX];
 
     model_module_name(run->p->model, run->block_index, module, name);
-    const struct recipe_stage *solver = recipe_module_solver(recipe, m, name);
-    if (solver == NULL || recipe_scheme(recipe, solver, name, m->rows, m->cols, scheme) != 0) {
+    const struct recipe_stage *solver =
+        run->trial != NULL ? trial_solver(run, m, name, scheme) : recipe_module_solver(recipe, m, name);
+    if (solver == NULL || (run->trial == NULL && recipe_scheme(recipe, solver, name, m->rows, m->cols, scheme) != 0)) {
         return NULL; /* a scheme that cannot be was refused before the job was accepted */
     }
     scheme->scale_dtype = run->p->format->scale_dtype(model_dtype(run->p->model));
@@ -427,6 +439,53 @@ int group_solve(struct run *run, struct block *block, int g, const struct layer_
         rc = rc != 0 ? rc : take_result(run, block, &jobs, i, stats, rows);
         int moved = output_result(run, &jobs.jobs[i], outputs);
         rc = rc != 0 ? rc : moved;
+    }
+    arena_deinit(&jobs.arena);
+    run_end_phase(run, PHASE_MEASURE, 0);
+    return rc != 0 ? err_pass(rc, "block %lld, input group %d", (long long)run->block_index, g) : 0;
+}
+
+static int try_result(struct run *run, struct block *block, struct group_jobs *jobs, int i,
+                      const struct layer_stats *stats, solve_receiver receive, void *data)
+{
+    struct linear_job *job = &jobs->jobs[i];
+    int module = jobs->modules[i];
+    struct block_module placed = block->modules[module];
+    struct report_facts facts = {.layer = run->block_index, .job = job};
+
+    job->result.scheme.input = jobs->schemes[i].input;
+    job->result.scheme.weight_dtype = jobs->schemes[i].weight_dtype;
+    TRY(solve_measure(run, &block->modules[module].weight, job, stats, &facts));
+    if (facts.residual.nonfinite > 0) {
+        return err_raise(ERR_NON_FINITE_VALUE, "the quantized %s has %lld values that are not finite", job->name,
+                         (long long)facts.residual.nonfinite);
+    }
+    placed.weight = job->dequantized;
+    int rc = solved_input(run, &placed, &job->result);
+    rc = rc != 0 ? rc : receive(data, module, &placed, job, &facts);
+    gpu_tensor_free(run->p->gpu, &placed.outliers);
+    return rc;
+}
+
+int group_try(struct run *run, struct block *block, int g, const struct layer_stats *stats, solve_receiver receive,
+              void *data)
+{
+    const struct gpu *gpu = run->p->gpu;
+    struct group_jobs jobs;
+
+    int rc = solve_group(run, block, &block->plan->groups[g], stats, 0, &jobs);
+    run_end_phase(run, PHASE_SOLVE, rc == 0 && jobs.count > 0 ? solve_flops(&jobs) : 0);
+    for (int i = 0; i < jobs.count; i++) {
+        struct linear_job *job = &jobs.jobs[i];
+        if (rc == 0) {
+            rc = try_result(run, block, &jobs, i, stats, receive, data);
+            rc = rc != 0 && rc != ERR_CANCELLED && rc != ERR_INTERRUPTED ? err_set_module(rc, job->name) : rc;
+        }
+        gpu_tensor_free(gpu, &job->scale);
+        gpu_tensor_free(gpu, &job->zero);
+        gpu_tensor_free(gpu, &job->dequantized);
+        gpu_tensor_free(gpu, &job->codes);
+        qtensor_deinit(&job->result);
     }
     arena_deinit(&jobs.arena);
     run_end_phase(run, PHASE_MEASURE, 0);

@@ -7,6 +7,14 @@
 /* Solve the group's modules from its statistics (NULL = no calibration), put the results in place and measure them. */
 int group_solve(struct run *run, struct block *block, int group, const struct layer_stats *stats,
                 struct block_outputs *outputs, struct report_rows *rows);
+/* A solved module that was not put in place: `placed` is the block's with the quantized weight and input, all of it
+ * valid during the call only; of job the result and its codes may be taken, by zeroing what was taken. */
+struct report_facts;
+typedef int (*solve_receiver)(void *data, int module, const struct block_module *placed, struct linear_job *job,
+                              const struct report_facts *facts);
+/* Solve and measure the group's modules as group_solve does, and leave the block as it is. */
+int group_try(struct run *run, struct block *block, int group, const struct layer_stats *stats, solve_receiver receive,
+              void *data);
 /* What the codes of an output of the open block stand for, F32 on the device: the weight that group_solve put in place.
  */
 int solved_weight(struct run *run, struct block_outputs *outputs, int i, struct tensor *weight);

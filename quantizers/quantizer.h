@@ -191,6 +191,8 @@ struct quantizer {
     /* Optional: look at a block in float at the group before its attention, before anything else is done to it, and
      * append rows to the report's "analysis". Such a method comes alone and makes no artifact. */
     int (*analyse)(const struct rewrite_context *context, struct analysis_rows *rows);
+    /* Likewise, of the complete model: the pipeline measures what its params (quantizers/sensitivity.h) ask for. */
+    bool measures;
     /* Solve linears that share stats (stats->columns == K of each). stats may be NULL when the method asks for none.
      * NULL, and `scheme` with it: the method leaves weights alone. */
     int (*solve)(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
@@ -199,6 +201,8 @@ struct quantizer {
 
 /* What it needs under these params, all in all. */
 unsigned quantizer_stats(const struct quantizer *quantizer, const void *params);
+/* It makes a report and no artifact. */
+bool quantizer_analyses(const struct quantizer *quantizer);
 /* NULL-terminated. */
 const struct quantizer *const *quantizer_list(void);
 const struct quantizer *quantizer_find(const char *name); /* or NULL */

@@ -1,22 +1,17 @@
 /* The list of methods, in the order in which clients see them. */
 
 #include "quantizers/common.h"
+#include "quantizers/sensitivity.h"
 
 #include <string.h>
 
-static const struct quantizer *const quantizers[] = {&quantizer_rtn,
-                                                     &quantizer_gptq,
-                                                     &quantizer_awq,
-                                                     &quantizer_smoothquant,
-                                                     &quantizer_llm_int8,
-                                                     &quantizer_nf4,
-                                                     &quantizer_fp8,
-                                                     &quantizer_kmeans,
-                                                     &quantizer_aqlm,
-                                                     &quantizer_ggml,
-                                                     &quantizer_kv_cache,
-                                                     &quantizer_kv_analysis,
-                                                     NULL};
+static const struct quantizer *const quantizers[] = {&quantizer_rtn,         &quantizer_gptq,
+                                                     &quantizer_awq,         &quantizer_smoothquant,
+                                                     &quantizer_llm_int8,    &quantizer_nf4,
+                                                     &quantizer_fp8,         &quantizer_kmeans,
+                                                     &quantizer_aqlm,        &quantizer_ggml,
+                                                     &quantizer_kv_cache,    &quantizer_kv_analysis,
+                                                     &quantizer_sensitivity, NULL};
 
 const struct quantizer *const *quantizer_list(void)
 {
@@ -36,4 +31,9 @@ const struct quantizer *quantizer_find(const char *name)
 unsigned quantizer_stats(const struct quantizer *quantizer, const void *params)
 {
     return quantizer->stats | (quantizer->needs != NULL ? quantizer->needs(params) : STATS_NONE);
+}
+
+bool quantizer_analyses(const struct quantizer *quantizer)
+{
+    return quantizer->analyse != NULL || quantizer->measures;
 }

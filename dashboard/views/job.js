@@ -11,7 +11,7 @@ import {runPanel} from "./job_run.js";
 const JOBS = "/v1/quantization/jobs";
 const REFRESH_SECONDS = 15; /* complete rows of a running job; new ones come with events */
 
-const PHASES = [["loading", "Load"], ["quantizing", "Quantize"], ["evaluating", "Evaluate"], ["exporting", "Export"]];
+const PHASES = [["loading", "Load"], ["measuring", "Measure"], ["quantizing", "Quantize"], ["evaluating", "Evaluate"], ["exporting", "Export"]];
 
 const ACTIONS = [
   {name: "pause", label: "Pause", done: "The job pauses after the open block"},
@@ -92,7 +92,7 @@ export function show(main, {args, signal, title}) {
   /* Done, open (with its part) or neither, for each phase. */
   function renderPhases() {
     const job = state.job, progress = job.progress;
-    const list = PHASES.filter(([phase]) => phase !== "evaluating" || evaluates(job) || job.phase === "evaluating");
+    const list = PHASES.filter(([phase]) => phase === job.phase || (phase !== "measuring" && (phase !== "evaluating" || evaluates(job))));
     const layersDone = progress?.layers_total > 0 ? progress.layers_done / progress.layers_total : 0;
     let at = list.findIndex(([phase]) => phase === job.phase);
     if (at < 0 && job.status !== "succeeded" && progress) { /* it stopped: at the blocks, or after them */
@@ -219,13 +219,17 @@ export function show(main, {args, signal, title}) {
 
   /* Of a method that only measures: what each scheme would cost. */
   function renderAnalysis(schemes) {
+    const linears = schemes.length > 0 && "total_kl" in schemes[0];
     analysis.hidden = schemes.length === 0;
     noRows.hidden ||= schemes.length > 0;
     analysis.replaceChildren(el("header", {}, el("h2", {}, "Analysis"), el("span", {class: "muted"}, "error of the outputs by scheme")),
       el("div", {class: "body flush"}, el("div", {class: "scroller", tabindex: "0", role: "group", "aria-label": "Schemes"}, el("table", {class: "table", "aria-label": "Schemes"},
-        el("thead", {}, el("tr", {}, ...["Scheme", "Bits per value", "Mean error", "Largest error", "In block"].map((label, i) => el("th", {scope: "col", class: i > 0 ? "number" : null}, label)))),
-        el("tbody", {}, ...schemes.map((one) => el("tr", {}, el("td", {class: "mono"}, one.scheme), el("td", {class: "number"}, fixed(one.bits_per_value, 2)),
-          el("td", {class: "number"}, small(one.mean_output_relative_mse)), el("td", {class: "number"}, small(one.worst_output_relative_mse)), el("td", {class: "number"}, count(one.worst_layer)))))))));
+        el("thead", {}, el("tr", {}, ...(linears ? ["Scheme", "Bits per weight", "Mean error", "KL of all", "Largest KL", "Of"] : ["Scheme", "Bits per value", "Mean error", "Largest error", "In block"])
+          .map((label, i) => el("th", {scope: "col", class: i > 0 ? "number" : null}, label)))),
+        el("tbody", {}, ...schemes.map((one) => el("tr", {}, el("td", {class: "mono"}, one.scheme), el("td", {class: "number"}, fixed(linears ? one.bits_per_weight : one.bits_per_value, 2)),
+          el("td", {class: "number"}, small(one.mean_output_relative_mse)), ...(linears
+            ? [el("td", {class: "number"}, small(one.total_kl)), el("td", {class: "number"}, small(one.worst_kl)), el("td", {class: "mono"}, one.worst_module)]
+            : [el("td", {class: "number"}, small(one.worst_output_relative_mse)), el("td", {class: "number"}, count(one.worst_layer))]))))))));
   }
 
   function renderRows() {

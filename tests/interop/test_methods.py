@@ -23,6 +23,7 @@ JOBS = {
     "ggml": ({"output": {"format": "gguf"}}, 1.03),
     "kv_cache": ({"output": {"format": "compressed-tensors"}, "quantization": {"kv_cache": {"dtype": "fp8_e4m3"}}}, 1.01),
     "kv_analysis": ({}, None),
+    "sensitivity": ({"quantization": {"max_streams": 32}}, None),
 }
 # The rounding that a method must not lose to. LLM.int8() is rounding, on a grid of one level less that its library prescribes.
 ROUNDING = {
@@ -44,7 +45,7 @@ def jobs(quantd, shared):
         job = quantd.run({
             "model": known[model], "method": method, **more,
             "calibration": {"file_id": files["calibration"], "num_samples": 32, "sequence_length": 256, "packing": False, "shuffle": False},
-            **({} if method == "kv_analysis" else {"evaluation": {"file_id": files["evaluation"], "max_tokens": 32 * 256}})})
+            **({} if method in ("kv_analysis", "sensitivity") else {"evaluation": {"file_id": files["evaluation"], "max_tokens": 32 * 256}})})
         return job, quantd.report(job)
     return run
 

@@ -146,6 +146,7 @@ START_TEST(test_defaults_start)
         {"\"ggml\"", "gguf"},
         {"\"kv_cache\"", "compressed-tensors"},
         {"\"kv_analysis\"", "compressed-tensors"},
+        {"\"sensitivity\"", "compressed-tensors"},
         {"[\"smoothquant\",\"gptq\"]", "compressed-tensors"},
         {"[\"smoothquant\",\"awq\"]", "compressed-tensors"},
         {"[\"awq\",\"gptq\"]", "compressed-tensors"},

@@ -21,7 +21,12 @@ static struct report_row rows[2] = {
      .loss = NAN,
      .input_outlier = -1},
     {.index = 8, .module = "b", .target = "weight", .fallback = "\xc3\xa4", .nonfinite = 1, .seconds = 0.25}};
-static struct analysis_row analysis[1] = {{.layer = 1, .scheme = "kivi2", .key_relative_mse = NAN, .tokens = 9}};
+static struct analysis_row analysis[1] = {
+    {.layer = 1,
+     .scheme = "kivi2",
+     .key_relative_mse = NAN,
+     .tokens = 9,
+     .linear = {.module = "a.b", .method = "rtn", .set = 3, .kl = 0.5, .measured = true}}};
 
 static const struct saved_block saved = {
     .index = 3,
@@ -83,6 +88,7 @@ static void same_block(const struct message_block *a, const struct message_block
         ck_assert_str_eq(a->analysis[i].scheme, b->analysis[i].scheme);
         ck_assert(isnan(a->analysis[i].key_relative_mse) && isnan(b->analysis[i].key_relative_mse));
         ck_assert_int_eq(a->analysis[i].tokens, b->analysis[i].tokens);
+        ck_assert_mem_eq(&a->analysis[i].linear, &b->analysis[i].linear, sizeof(a->analysis[i].linear));
         same_scales(&a->analysis[i].scales, &b->analysis[i].scales);
     }
 }
