@@ -340,7 +340,8 @@ static void add_choice(const struct setting *s, const struct choice_row *choice,
     bool calibrated = false;
 
     if (products_of(choice, &s->device) <= 0) {
-        why = json_string("The accelerator has no products of this type.");
+        why = json_sprintf("The accelerator has no arithmetic in %s.",
+                           choice->products == PRODUCTS_INT8 ? "INT8" : "FP8");
     } else if (check_choice(s, choice, &spec, &calibrated, &why) && find_loaders(s, &spec, &loaders, &why) != 0) {
         why = json_string("There is no memory to check it.");
     }

@@ -243,7 +243,7 @@ def ways_are_recommended():
         control(page, "TFLOPS in BF16").fill("10")
         button.click()
         shows(page, ".way .badge", "Does not fit")
-        shows(page, ".problems li", "fp8: The accelerator has no products")
+        shows(page, ".problems li", "fp8: The accelerator has no arithmetic in FP8")
         chosen = post(daemon, JOBS, json={"model": {"uri": "file:tiny-llama"}, "method": "auto", "recommendation": {"goal": "low_risk", "accelerator": "t4"}})
         page.goto(url_of(daemon) + "#/jobs/" + chosen)
         shows(page, "dd", "rtn-int8, for low_risk on t4. Eight bits before four")

@@ -227,7 +227,7 @@ def nothing_to_choose(daemon):
     refused(daemon, {name: value for name, value in body.items() if name != "model"}, 400, ("/model", "required"))
     small = {"memory_bytes": 1e9, "bandwidth_bytes_per_second": 5e11, "bf16_tflops": 50}
     refused(daemon, auto("stable_int8", small, uri="file:8b", asked={"runtime": "vllm"}), 422, ("/recommendation/accelerator", "rtn-int8: weights of"),
-            ("/recommendation", "smoothquant-int8: The accelerator"), ("/recommendation", "gguf-q8: vllm"))
+            ("/recommendation", "smoothquant-int8: The accelerator has no arithmetic in INT8"), ("/recommendation", "gguf-q8: vllm"))
     equal(len(daemon.get(JOBS)["data"]), 3, "refused jobs are not stored")
 
 
