@@ -18,34 +18,60 @@ static const struct schema_row output_rows[] = {
     END};
 static const struct schema schema_output = {.name = "EstimatedOutput", .rows = output_rows};
 
-static const struct schema_row parts_rows[] = {
-    MEMBER(blocks, INT, HELP("The open block in F32, its codes, and the next one.")),
-    MEMBER(solve, INT, HELP("Statistics of the widest input with their factor, and copies of the largest linear.")),
-    MEMBER(microbatches, INT),
-    MEMBER(reader, INT, HELP("A block as stored, read ahead.")),
-    MEMBER(head, INT, HELP("Embeddings, head and logits, when there is no block.")),
-    MEMBER(reserve, INT),
+static const struct schema_row phase_rows[] = {
+    MEMBER(phase, STRING, HELP("loading, calibrating, quantizing, evaluating, packing.")),
+    MEMBER(device_bytes, INT, HELP("The most that the device's buffers take in it.")),
+    MEMBER(host_bytes, INT,
+           HELP("The most that is added to the process; where the device has no memory of its own, its buffers too.")),
     END};
-static const struct schema schema_parts = {.name = "EstimatedParts", .rows = parts_rows};
+static const struct schema schema_estimated_phase = {.name = "EstimatedPhase", .rows = phase_rows};
 
 static const struct schema_row memory_rows[] = {
     MEMBER(device, STRING),
     MEMBER(minimum_bytes, INT, HELP("Without which the job cannot run: a sequence at a time, nothing read ahead.")),
-    MEMBER(expected_bytes, INT, HELP("At most, where nothing is short; activations come on top.")),
+    MEMBER(expected_bytes, INT, HELP("Of the device's buffers at their peak.")),
+    MEMBER(upper_bound, BOOL, HELP("The peak is at most that, since it is of a device with memory of its own.")),
     MEMBER(total_bytes, INT, NULLABLE),
     MEMBER(free_bytes, INT, NULLABLE, HELP("Now, of the host where the device has no memory of its own.")),
-    OBJECT(parts, schema_parts),
-    MEMBER(activations_bytes, INT, NULLABLE,
-           HELP("Kept between passes, of sets whose size the job states; null: it states none.")),
+    MEMBER(process_bytes, INT, HELP("Resident now, before the job.")),
+    MEMBER(host_expected_bytes, INT, HELP("Resident at the peak of the job.")),
+    MEMBER(host_free_bytes, INT, NULLABLE),
+    LIST(phases, schema_estimated_phase),
+    MEMBER(activations_bytes, INT, NULLABLE, HELP("Kept between passes; null: there are none.")),
+    MEMBER(activations_in_memory_bytes, INT, HELP("Of these in the host's memory.")),
     MEMBER(activations_budget_bytes, INT, HELP("Of host memory, beyond which activations go to the disk.")),
     END};
 static const struct schema schema_estimated_memory = {.name = "EstimatedMemory", .rows = memory_rows};
 
 static const struct schema_row disk_rows[] = {
-    MEMBER(blocks_bytes, INT, HELP("Finished blocks, until the artifact is published.")), MEMBER(artifact_bytes, INT),
-    MEMBER(needed_bytes, INT, HELP("While the artifact is written; activations beyond their budget come on top.")),
-    MEMBER(free_bytes, INT), END};
+    MEMBER(blocks_bytes, INT, HELP("Finished blocks, until the artifact is published.")),
+    MEMBER(artifact_bytes, INT),
+    MEMBER(spilled_bytes, INT, HELP("Activations beyond their budget of memory.")),
+    MEMBER(saved_bytes, INT, HELP("Activations that a job goes on from after an interruption, at most.")),
+    MEMBER(needed_bytes, INT, HELP("All of these: while the artifact is written.")),
+    MEMBER(free_bytes, INT),
+    END};
 static const struct schema schema_disk = {.name = "EstimatedDisk", .rows = disk_rows};
+
+static const struct schema_row sets_rows[] = {
+    MEMBER(known, BOOL,
+           HELP("The request says how many sequences there are; else a guess from the files' sizes, and "
+                "of a stream a single sequence.")),
+    MEMBER(sequences, INT, HELP("Of the calibration set, without those held back.")),
+    MEMBER(sequence_length, INT),
+    MEMBER(evaluation_sequences, INT),
+    MEMBER(evaluation_sequence_length, INT),
+    END};
+static const struct schema schema_estimated_sets = {.name = "EstimatedSets", .rows = sets_rows};
+
+static const char *const bases[] = {"profile", "jobs", NULL};
+static const struct schema_row time_rows[] = {
+    MEMBER(seconds, NUMBER, HELP("From the job's start to its end.")),
+    MEMBER(basis, ENUM, .choices = bases,
+           HELP("jobs: rates of jobs that this machine finished; profile: of a short measurement, which may be off by "
+                "several times.")),
+    MEMBER(phases, OBJECT, HELP("Seconds of each phase, by the names of a report's phases; other: the rest.")), END};
+static const struct schema schema_estimated_time = {.name = "EstimatedTime", .rows = time_rows};
 
 static const struct schema_row estimate_rows[] = {
     CONST(object, "estimate"),
@@ -56,9 +82,11 @@ static const struct schema_row estimate_rows[] = {
     OBJECT(recommendation, schema_chosen, NULLABLE, HELP("Null: the request names its method.")),
     MEMBER(mode, STRING, HELP("architecture, or model_free: from names and shapes alone.")),
     MEMBER(parameters, INT, HELP("Of the model.")),
-    OBJECT(output, schema_output, NULLABLE, HELP("Null, as the next two: problems other than of room leave it open.")),
+    OBJECT(output, schema_output, NULLABLE, HELP("Null, as the next ones: problems leave it open.")),
+    OBJECT(sets, schema_estimated_sets, NULLABLE, HELP("What passes through the model.")),
     OBJECT(memory, schema_estimated_memory, NULLABLE),
     OBJECT(disk, schema_disk, NULLABLE),
+    OBJECT(time, schema_estimated_time, NULLABLE, HELP("Null also where the device could not be measured.")),
     END};
 const struct schema schema_estimate = {
     .name = "Estimate", .help = "What a job would take and make.", .rows = estimate_rows};

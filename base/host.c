@@ -94,3 +94,10 @@ void host_memory_read(const char *root, struct host_memory *memory)
         (struct host_memory){.total = total > 0 ? total * 1024 : 0, .available = available > 0 ? available * 1024 : 0};
     host_apply_groups(root, memory);
 }
+
+int64_t host_resident(void)
+{
+    int64_t kilobytes = host_value("/proc/self/status", "VmRSS:");
+
+    return kilobytes > 0 ? kilobytes * 1024 : 0;
+}

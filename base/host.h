@@ -8,5 +8,8 @@ struct host_memory {
     int64_t available; /* of it, without swapping; page cache that can be dropped counts */
 };
 
+/* Resident bytes of this process now; 0: not known. */
+int64_t host_resident(void);
+
 /* Reads ROOT/proc and ROOT/sys; ROOT is "" but in tests. What cannot be read is 0. */
 void host_memory_read(const char *root, struct host_memory *memory);

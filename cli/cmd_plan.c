@@ -9,6 +9,8 @@
 #include "cli/safe.h"
 #include "cli/status.h"
 
+#include <string.h>
+
 struct plan_options {
     struct jobrequest request;
 };
@@ -36,16 +38,47 @@ static void print_output(const json_t *estimate)
                 print_number(output, "bits_per_weight", 4, bits));
 }
 
+static void print_sets(const json_t *sets)
+{
+    char sequences[PRINT_SIZE], length[PRINT_SIZE], evaluation[PRINT_SIZE];
+    bool known = json_is_true(json_object_get(sets, "known"));
+
+    if (json_integer_value(json_object_get(sets, "sequences")) == 0) {
+        return;
+    }
+    safe_printf(stdout, "calibration   %s%s sequences of %s tokens, and %s more for evaluation\n",
+                known ? "" : "about ", print_value(json_object_get(sets, "sequences"), sequences),
+                print_value(json_object_get(sets, "sequence_length"), length),
+                print_value(json_object_get(sets, "evaluation_sequences"), evaluation));
+}
+
+static void print_time_taken(const json_t *time)
+{
+    char seconds[PRINT_SIZE];
+    bool jobs = strcmp(print_text(time, "basis"), "jobs") == 0;
+
+    if (json_is_object(time)) {
+        safe_printf(stdout, "time          %s, %s\n",
+                    print_seconds(json_number_value(json_object_get(time, "seconds")), seconds),
+                    jobs ? "by the jobs that this machine has finished"
+                         : "by a first measurement of this machine; once a job has finished, closer");
+    }
+}
+
 static void print_memory(const json_t *memory)
 {
-    char least[PRINT_SIZE], most[PRINT_SIZE], left[PRINT_SIZE], activations[PRINT_SIZE], budget[PRINT_SIZE];
+    char least[PRINT_SIZE], most[PRINT_SIZE], left[PRINT_SIZE], process[PRINT_SIZE];
+    char activations[PRINT_SIZE], budget[PRINT_SIZE];
 
     if (!json_is_object(memory)) {
         return;
     }
-    safe_printf(stdout, "memory        %s: up to %s, at least %s; %s are free\n", print_text(memory, "device"),
+    safe_printf(stdout, "memory        %s: %s%s, at least %s; %s are free\n", print_text(memory, "device"),
+                json_is_true(json_object_get(memory, "upper_bound")) ? "up to " : "",
                 plan_bytes(memory, "expected_bytes", most), plan_bytes(memory, "minimum_bytes", least),
                 plan_bytes(memory, "free_bytes", left));
+    safe_printf(stdout, "              of the daemon's process %s at the peak\n",
+                plan_bytes(memory, "host_expected_bytes", process));
     if (json_is_integer(json_object_get(memory, "activations_bytes"))) {
         safe_printf(stdout, "activations   %s, on disk beyond %s\n",
                     plan_bytes(memory, "activations_bytes", activations),
@@ -58,10 +91,63 @@ static void print_disk(const json_t *disk)
     char need[PRINT_SIZE], left[PRINT_SIZE], blocks[PRINT_SIZE], artifact[PRINT_SIZE];
 
     if (json_is_object(disk)) {
-        safe_printf(stdout, "disk          %s: finished blocks %s, artifact %s; %s are free\n",
+        double files = json_number_value(json_object_get(disk, "spilled_bytes")) +
+                       json_number_value(json_object_get(disk, "saved_bytes"));
+        char kept[PRINT_SIZE];
+        safe_printf(stdout, "disk          %s: finished blocks %s, artifact %s, activations %s; %s are free\n",
                     plan_bytes(disk, "needed_bytes", need), plan_bytes(disk, "blocks_bytes", blocks),
-                    plan_bytes(disk, "artifact_bytes", artifact), plan_bytes(disk, "free_bytes", left));
+                    plan_bytes(disk, "artifact_bytes", artifact), print_bytes(files, kept),
+                    plan_bytes(disk, "free_bytes", left));
     }
+}
+
+/* The phases of a report that a phase of memory is made of. */
+static const struct {
+    const char *phase, *parts[4];
+} plan_phases[] = {
+    {"loading", {"load"}},
+    {"calibrating", {"forward", "hessian"}},
+    {"quantizing", {"solve", "measure", "checkpoint"}},
+    {"evaluating", {"evaluate"}},
+    {"packing", {"export", "other"}},
+};
+
+static double phase_seconds(const json_t *time, const char *phase)
+{
+    const json_t *seconds = json_object_get(time, "phases");
+    double sum = 0;
+
+    for (size_t i = 0; i < sizeof(plan_phases) / sizeof(plan_phases[0]); i++) {
+        for (int k = 0; strcmp(plan_phases[i].phase, phase) == 0 && k < 4 && plan_phases[i].parts[k] != NULL; k++) {
+            sum += json_number_value(json_object_get(seconds, plan_phases[i].parts[k]));
+        }
+    }
+    return sum;
+}
+
+/* Memory and time of each phase. */
+static int print_phases(const json_t *memory, const json_t *time)
+{
+    AUTO(table)
+    struct table *table = table_new((const char *const[]){"PHASE", ">DEVICE MEMORY", ">PROCESS MEMORY", ">TIME", NULL});
+    double process = json_number_value(json_object_get(memory, "process_bytes"));
+    char device[PRINT_SIZE], host[PRINT_SIZE], seconds[PRINT_SIZE];
+    size_t i;
+    json_t *phase;
+
+    if (!json_is_object(memory)) {
+        return 0;
+    }
+    json_array_foreach(json_object_get(memory, "phases"), i, phase)
+    {
+        const char *name = print_text(phase, "phase");
+        (void)plan_bytes(phase, "device_bytes", device);
+        print_bytes(process + json_number_value(json_object_get(phase, "host_bytes")), host);
+        TABLE_ROW(table, name, device, host,
+                  json_is_object(time) ? print_seconds(phase_seconds(time, name), seconds) : "-");
+    }
+    safe_printf(stdout, "\n");
+    return table_print(table, stdout);
 }
 
 static void print_problems(const json_t *estimate)
@@ -102,9 +188,12 @@ static int plan_run(struct cli *cli, const void *given, int count, char **argume
             job_print_choice(json_object_get(estimate, "recommendation"));
         }
         print_output(estimate);
+        print_sets(json_object_get(estimate, "sets"));
+        print_time_taken(json_object_get(estimate, "time"));
         print_memory(json_object_get(estimate, "memory"));
         print_disk(json_object_get(estimate, "disk"));
         print_problems(estimate);
+        TRY(print_phases(json_object_get(estimate, "memory"), json_object_get(estimate, "time")));
     }
     return json_is_true(json_object_get(estimate, "possible")) ? 0 : status_shown(STATUS_REFUSED);
 }

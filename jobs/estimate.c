@@ -4,11 +4,25 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/host.h"
+#include "jobs/job_plan.h"
+#include "jobs/machine.h"
 #include "jobs/service_admission.h"
 #include "jobs/view.h"
-#include "pipeline/stores.h"
 
 #include <stdlib.h>
+
+/* What is known of the job next to its spec. */
+struct estimate {
+    struct service *service;
+    const struct principal *who;
+    struct job_spec *spec;
+    const struct model *model;
+    const struct gpu_info *device; /* NULL: there is none */
+    struct job_sets sets;
+    struct run_plan plan; /* as the next one, where `planned` */
+    struct machine_time time;
+    bool planned;
+};
 
 /* --- memory */
 
@@ -23,38 +37,63 @@ static int64_t device_free(const struct gpu_info *device)
     return memory.available;
 }
 
-/* Of the sets whose size is known before they are read; 0: none is. */
-static int64_t activation_bytes(const struct job_spec *spec, const struct memory_load *load, const struct model *model)
+static json_t *stages_json(const struct run_plan *plan)
 {
-    int64_t tokens = load->calibrates ? load->sequences * load->sequence_length : 0;
-    int64_t evaluated = load->evaluates ? spec->evaluation.max_tokens : 0;
-    bool targets = tokens > 0 && memory_plan_targets(load, model);
+    json_t *stages = json_array();
 
-    return (int64_t)sizeof(float) * (tokens * stores_columns(model, STORES_CALIBRATION) +
-                                     (targets ? tokens * stores_columns(model, STORES_REFERENCE) : 0) +
-                                     evaluated * stores_columns(model, STORES_EVALUATION));
+    for (int i = 0; i < STAGE_COUNT; i++) {
+        const struct run_memory *m = &plan->stages[i];
+        if (m->device > 0 || m->host > 0) {
+            json_array_append_new(stages, json_pack("{s:s, s:I, s:I}", "phase", run_stage_names[i], "device_bytes",
+                                                    (json_int_t)m->device, "host_bytes", (json_int_t)m->host));
+        }
+    }
+    return stages;
 }
 
-/* device: NULL where there is none. */
-static json_t *memory_json(const struct service *service, const struct job_spec *spec, const struct model *model,
-                           const struct gpu_info *device)
+static json_t *memory_json(const struct estimate *e)
 {
-    const struct memory_load load = spec_load(spec, model_config(model));
-    int64_t own = spec->resources.host_memory_bytes, budget = own > 0 ? own : service->supervisor.host_memory_bytes;
+    const struct gpu_info *device = e->device;
+    const struct memory_load load = spec_load(e->spec, model_config(e->model));
+    const struct memory_plan least = memory_plan(&load, e->model, device, 0);
+    struct host_memory host;
 
-    if (device == NULL) {
+    host_memory_read("", &host);
+    int64_t process = host_resident(), growth = run_plan_peak(&e->plan).host;
+    int64_t expected = job_plan_device(e->spec, &e->plan, e->model, device), minimum = memory_plan_min(&least);
+    return json_pack("{s:s, s:I, s:I, s:b, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:I, s:I}", "device", device->id,
+                     "minimum_bytes", (json_int_t)(device->host_memory ? expected : minimum), "expected_bytes",
+                     (json_int_t)expected, "upper_bound", !device->host_memory, "total_bytes",
+                     view_bytes(device->memory_total), "free_bytes", view_bytes(device_free(device)), "process_bytes",
+                     (json_int_t)process, "host_expected_bytes", (json_int_t)(process + growth), "host_free_bytes",
+                     view_bytes(host.available), "phases", stages_json(&e->plan), "activations_bytes",
+                     view_bytes(e->plan.activations), "activations_in_memory_bytes", (json_int_t)e->plan.in_memory,
+                     "activations_budget_bytes", (json_int_t)job_host_budget(e->service, e->spec));
+}
+
+/* --- the sets and the time */
+
+static json_t *sets_json(const struct job_sets *sets)
+{
+    return json_pack("{s:b, s:I, s:I, s:I, s:I}", "known", sets->known, "sequences", (json_int_t)sets->sequences,
+                     "sequence_length", (json_int_t)sets->length, "evaluation_sequences",
+                     (json_int_t)sets->eval_sequences, "evaluation_sequence_length", (json_int_t)sets->eval_length);
+}
+
+static json_t *time_json(const struct machine_time *time)
+{
+    json_t *phases = json_object();
+
+    if (!time->known) {
+        json_decref(phases);
         return json_null();
     }
-    const struct memory_plan least = memory_plan(&load, model, device, 0);
-    const struct memory_plan usual = memory_plan(&load, model, device, device->batch_tokens);
-    int64_t activations = model_is_bare(model) ? 0 : activation_bytes(spec, &load, model);
-    return json_pack("{s:s, s:I, s:I, s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:o, s:I}", "device", device->id,
-                     "minimum_bytes", (json_int_t)memory_plan_min(&least), "expected_bytes",
-                     (json_int_t)memory_plan_max(&usual), "total_bytes", view_bytes(device->memory_total), "free_bytes",
-                     view_bytes(device_free(device)), "parts", "blocks", (json_int_t)usual.blocks, "solve",
-                     (json_int_t)usual.solve, "microbatches", (json_int_t)usual.microbatches, "reader",
-                     (json_int_t)usual.reader, "head", (json_int_t)usual.head, "reserve", (json_int_t)usual.reserve,
-                     "activations_bytes", view_bytes(activations), "activations_budget_bytes", (json_int_t)budget);
+    for (int i = 0; i < PHASE_COUNT; i++) {
+        json_object_set_new(phases, pipeline_phase_names[i], json_real(time->phases[i]));
+    }
+    json_object_set_new(phases, "other", json_real(time->other));
+    return json_pack("{s:f, s:s, s:o}", "seconds", time->seconds, "basis", time->from_jobs ? "jobs" : "profile",
+                     "phases", phases);
 }
 
 /* --- what is made */
@@ -75,14 +114,14 @@ static json_t *output_json(const struct job_spec *spec, const struct model *mode
                      none ? json_null() : json_real((double)source / (double)disk->artifact));
 }
 
-static json_t *disk_json(struct service *service, const struct disk_plan *disk)
+static json_t *disk_json(const struct estimate *e)
 {
-    if (!disk->known) {
-        return json_null();
-    }
-    return json_pack("{s:I, s:I, s:I, s:I}", "blocks_bytes", (json_int_t)disk->blocks, "artifact_bytes",
-                     (json_int_t)disk->artifact, "needed_bytes", (json_int_t)disk_plan_max(disk), "free_bytes",
-                     (json_int_t)fs_free_bytes(store_data_dir(service->store)));
+    const struct disk_plan *disk = &e->spec->disk;
+
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "blocks_bytes", (json_int_t)disk->blocks, "artifact_bytes",
+                     (json_int_t)disk->artifact, "spilled_bytes", (json_int_t)e->plan.spilled, "saved_bytes",
+                     (json_int_t)e->plan.saved, "needed_bytes", (json_int_t)disk_plan_max(disk), "free_bytes",
+                     (json_int_t)fs_free_bytes(store_data_dir(e->service->store)));
 }
 
 /* --- the answer */
@@ -113,23 +152,41 @@ static void check_room(struct service *service, const struct principal *who, con
     }
 }
 
-static json_t *estimate_model(struct service *service, const struct principal *who, struct submission *submission,
-                              const struct model *model, struct validation_errors *errors)
+/* Where the spec holds, what its run takes; what cannot be planned is a problem. */
+static void plan_job(struct estimate *e, struct validation_errors *errors)
 {
-    struct job_spec *spec = &submission->spec;
+    if (!e->spec->disk.known || e->device == NULL) {
+        return;
+    }
+    int rc = job_sets_of(e->service, e->who, e->spec, e->model, &e->sets);
+    rc = rc == 0 ? job_plan_make(e->service, e->spec, &e->sets, e->model, e->device, &e->plan) : rc;
+    if (rc != 0) {
+        validation_add(errors, rc, "", "%s", err_last()->message);
+        return;
+    }
+    machine_estimate(e->service, e->device, e->spec->recipe.name, &e->plan, &e->time);
+    e->planned = true;
+}
+
+static json_t *estimate_model(struct estimate *e, json_t *warnings, struct validation_errors *errors)
+{
+    struct job_spec *spec = e->spec;
     struct gpu_info device;
 
-    admission_check_named(service, who, spec, errors);
-    bool known = supervisor_device_of(service, spec->resources.device, &device) == 0; /* else that is checked below */
-    admission_check_model(service, spec, model, submission->warnings, errors);
-    check_room(service, who, spec, errors);
-    return json_pack(
-        "{s:s, s:b, s:o, s:O, s:s, s:o, s:s, s:I, s:o, s:o, s:o}", "object", "estimate", "possible", errors->count == 0,
-        "problems", problems_json(errors), "warnings", submission->warnings, "method", spec->recipe.name,
-        "recommendation", spec->recommendation != NULL ? json_incref(spec->recommendation) : json_null(), "mode",
-        spec_modes[spec->mode], "parameters", (json_int_t)model_parameters(model), "output", output_json(spec, model),
-        "memory", spec->disk.known ? memory_json(service, spec, model, known ? &device : NULL) : json_null(), "disk",
-        disk_json(service, &spec->disk));
+    admission_check_named(e->service, e->who, spec, errors);
+    if (admission_check_model(e->service, e->who, spec, e->model, &device, warnings, errors)) {
+        e->device = &device;
+    }
+    plan_job(e, errors);
+    check_room(e->service, e->who, spec, errors);
+    return json_pack("{s:s, s:b, s:o, s:O, s:s, s:o, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "object", "estimate",
+                     "possible", errors->count == 0, "problems", problems_json(errors), "warnings", warnings, "method",
+                     spec->recipe.name, "recommendation",
+                     spec->recommendation != NULL ? json_incref(spec->recommendation) : json_null(), "mode",
+                     spec_modes[spec->mode], "parameters", (json_int_t)model_parameters(e->model), "output",
+                     output_json(spec, e->model), "sets", e->planned ? sets_json(&e->sets) : json_null(), "memory",
+                     e->planned ? memory_json(e) : json_null(), "disk", e->planned ? disk_json(e) : json_null(), "time",
+                     e->planned ? time_json(&e->time) : json_null());
 }
 
 int service_estimate(struct service *service, const struct principal *who, const json_t *body,
@@ -143,7 +200,8 @@ int service_estimate(struct service *service, const struct principal *who, const
         return validation_raise(errors);
     }
     struct validation_errors *problems = calloc(1, sizeof(*problems));
-    json_t *made = problems != NULL ? estimate_model(service, who, &submission, model, problems) : NULL;
+    struct estimate e = {.service = service, .who = who, .spec = &submission.spec, .model = model};
+    json_t *made = problems != NULL ? estimate_model(&e, submission.warnings, problems) : NULL;
     model_close(model);
     free(problems);
     if (made == NULL) {

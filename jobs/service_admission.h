@@ -29,12 +29,13 @@ json_t *recommend_schema(void);
 void admission_check(struct service *service, const struct principal *who, struct job_spec *spec,
                      const json_t *described, json_t *warnings, struct validation_errors *errors);
 /* Its parts, for those who look at the model too: all but the model; the model, which the caller closes (negative with
- * an error added); the job on that model. */
+ * an error added); the job on that model, and whether there is the device that would run it, in *device. */
 void admission_check_named(struct service *service, const struct principal *who, const struct job_spec *spec,
                            struct validation_errors *errors);
 int admission_open(struct service *service, const struct principal *who, const struct job_spec *spec,
                    const json_t *described, struct model **model, struct validation_errors *errors);
-void admission_check_model(struct service *service, struct job_spec *spec, const struct model *model, json_t *warnings,
+bool admission_check_model(struct service *service, const struct principal *who, struct job_spec *spec,
+                           const struct model *model, struct gpu_info *device, json_t *warnings,
                            struct validation_errors *errors);
 /* Under admission: what another request could have changed meanwhile, and whether there is room for one more. */
 int admission_enter(struct service *service, const struct principal *who, const struct job_spec *spec,

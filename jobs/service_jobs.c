@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "jobs/job.h"
+#include "jobs/job_plan.h"
 #include "jobs/quota.h"
 #include "jobs/recommend.h"
 #include "jobs/signature.h"
@@ -100,20 +101,25 @@ int admission_open(struct service *service, const struct principal *who, const s
     return rc;
 }
 
-void admission_check_model(struct service *service, struct job_spec *spec, const struct model *model, json_t *warnings,
+bool admission_check_model(struct service *service, const struct principal *who, struct job_spec *spec,
+                           const struct model *model, struct gpu_info *device, json_t *warnings,
                            struct validation_errors *errors)
 {
-    struct gpu_info device;
+    size_t before = errors->count;
     int rc = 0;
 
-    bool known = check_device(service, spec, &device, errors);
-    if (spec_check(spec, model, known ? &device : NULL, errors) == 0) {
+    bool known = check_device(service, spec, device, errors);
+    if (spec_check(spec, model, known ? device : NULL, errors) == 0) {
         spec_warn_targets(spec, warnings);
         rc = recipe_warnings(&spec->recipe, spec->format, model, warnings);
     }
     if (rc != 0) {
         validation_add(errors, rc, "", "%s", err_last()->message);
     }
+    if (known && errors->count == before) {
+        job_check_memory(service, who, spec, model, device, errors);
+    }
+    return known;
 }
 
 /* What the request refers to is there now, and stays while admission is held. */
@@ -145,11 +151,12 @@ int admission_capacity(struct service *service, const struct principal *who, con
     if (space >= 0 && need > space) {
         int rc = err_raise(ERR_DISK_FULL,
                            "the job stores about %lld MiB until its artifact is published (finished "
-                           "blocks %lld MiB, artifact %lld MiB), and %lld MiB are free",
+                           "blocks %lld MiB, artifact %lld MiB, activations %lld MiB), and %lld MiB are free",
                            (long long)(need >> 20), (long long)(spec->disk.blocks >> 20),
-                           (long long)(spec->disk.artifact >> 20), (long long)(space >> 20));
+                           (long long)(spec->disk.artifact >> 20), (long long)(spec->disk.activations >> 20),
+                           (long long)(space >> 20));
         return err_set_hint(rc, "delete artifacts and files that nobody needs, or move the data directory to a larger "
-                                "disk");
+                                "disk; fewer calibration.num_samples make fewer activations");
     }
     return quota_admit_job(service, who, spec->disk.artifact);
 }
@@ -203,11 +210,12 @@ void admission_check_named(struct service *service, const struct principal *who,
 void admission_check(struct service *service, const struct principal *who, struct job_spec *spec,
                      const json_t *described, json_t *warnings, struct validation_errors *errors)
 {
+    struct gpu_info device;
     struct model *model;
 
     admission_check_named(service, who, spec, errors);
     if (admission_open(service, who, spec, described, &model, errors) == 0) {
-        admission_check_model(service, spec, model, warnings, errors);
+        (void)admission_check_model(service, who, spec, model, &device, warnings, errors);
         model_close(model);
     }
 }

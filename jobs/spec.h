@@ -74,7 +74,7 @@ struct job_spec {
     struct spec_resources resources;
     json_t *metadata;       /* object or NULL */
     json_t *recommendation; /* of a job that was of method "auto", as recommend_resolve leaves it; or NULL */
-    struct disk_plan disk;  /* as spec_check finds it */
+    struct disk_plan disk;  /* as spec_check finds it, but for activations, which admission adds */
     /* What the targets decided of what the request left open, in sentences for its owner; "" each: nothing. */
     char group_note[TARGETS_NOTE_SIZE], format_note[TARGETS_NOTE_SIZE];
 };

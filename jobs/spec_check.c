@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "pipeline/check.h"
+#include "pipeline/run_plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,25 +18,51 @@ struct memory_load spec_load(const struct job_spec *spec, const struct model_con
     return (struct memory_load){
         .recipe = &spec->recipe,
         .calibrates = spec_has_calibration(spec),
-        .evaluates = spec->evaluation.file_id[0] != '\0',
+        .evaluates =
+            spec->evaluation.file_id[0] != '\0' || (spec_has_calibration(spec) && spec->evaluation.hold_back > 0),
         .sequences = spec->calibration.num_samples,
         .sequence_length = length,
         .longest = length > other ? length : other,
     };
 }
 
-/* Refused is what cannot run at all: with one sequence at a time, nothing read ahead, activations elsewhere. */
+/* What a run takes at least. A device with memory of its own can do with one sequence at a time and nothing read ahead;
+ * where it computes in the host's memory, the micro-batch stays as it is. Activations are elsewhere. */
+static int least_memory(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
+                        int64_t *bytes)
+{
+    const struct memory_load load = spec_load(spec, model_config(model));
+    int64_t sequences = spec->calibration.num_samples > 0 ? spec->calibration.num_samples : device->batch_tokens;
+    const struct run_load run = {.recipe = &spec->recipe,
+                                 .format = spec->format,
+                                 .sequences = load.calibrates ? sequences : 0,
+                                 .length = load.calibrates ? load.sequence_length : 0};
+    struct run_plan plan;
+
+    if (!device->host_memory) {
+        const struct memory_plan least = memory_plan(&load, model, device, 0);
+        *bytes = memory_plan_min(&least);
+        return 0;
+    }
+    TRY(run_plan_make(&run, model, device, 0, &plan));
+    *bytes = run_plan_peak(&plan).device;
+    return 0;
+}
+
+/* Refused is what cannot run at all. */
 static void check_memory(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
                          struct validation_errors *errors)
 {
-    const struct memory_load load = spec_load(spec, model_config(model));
-    const struct memory_plan plan = memory_plan(&load, model, device, 0);
-    int64_t need = memory_plan_min(&plan);
+    int64_t need = 0;
 
-    if (device->memory_total > 0 && need > device->memory_total) {
+    int rc = least_memory(spec, model, device, &need);
+    if (rc != 0) {
+        validation_add(errors, rc, "", "%s", err_last()->message);
+    } else if (device->memory_total > 0 && need > device->memory_total) {
         validation_add(errors, ERR_INSUFFICIENT_MEMORY, "/resources/device",
                        "this model's blocks need about %lld MiB at a time and %s has %lld MiB", (long long)(need >> 20),
                        device->id, (long long)(device->memory_total >> 20));
+        validation_hint(errors, "a device or host with more memory; activations between blocks are not counted here");
     }
 }
 
@@ -243,7 +270,7 @@ static int check_recipe(struct job_spec *spec, const struct model *model, const 
             validation_add(errors, rc, "/quantization", "%s", err_last()->message);
         }
     }
-    if (device != NULL) {
+    if (device != NULL && errors->count == before) {
         check_memory(spec, model, device, errors);
     }
     return errors->count > before ? validation_raise(errors) : 0;

@@ -10,6 +10,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "jobs/blocks.h"
+#include "jobs/machine.h"
 #include "jobs/records.h"
 #include "jobs/worker.h"
 #include "pipeline/check.h"
@@ -63,6 +64,7 @@ int task_look_up_blocks(struct task *task)
     TRY(recipe_bind(&task->spec.recipe, task->model));
     TRY(patterns_check(task->spec.recipe.patterns));
     TRY(recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count));
+    TRY(disk_plan(&task->spec.recipe, task->spec.format, task->model, modules, count, &task->spec.disk));
     free(task->blocks);
     task->blocks = NULL;
     TRY(store_blocks_list(task->service->store, task->id, &blocks));
@@ -291,12 +293,25 @@ static int open_records(struct task *task)
     return 0;
 }
 
+/* With the sets as they came out. */
+static int task_plan(struct task *task)
+{
+    const struct job_sets sets = {.sequences = task->calibration.sequences,
+                                  .length = task->calibration.length,
+                                  .eval_sequences = task->evaluation.sequences,
+                                  .eval_length = task->evaluation.length,
+                                  .known = true};
+
+    return job_plan_make(task->service, &task->spec, &sets, task->model, &task->device, &task->plan);
+}
+
 static int task_prepare_all(struct task *task, const struct job_row *row)
 {
     TRY(open_job(task, row));
     task->fraction = task_fraction(task, 0.95 * (double)task->layers_done / (double)task->layers_total);
     TRY(task_tick_phase(task, task->fraction, "loading"));
     TRY(open_records(task));
+    TRY(task_plan(task));
     TRY(say_device_changed(task));
     return save_preparation(task);
 }
@@ -382,6 +397,15 @@ static int tick_outside(void *data)
     return task_tick_phase(task, task->fraction, "loading");
 }
 
+/* A job that ran from its first block to its end in one attempt says how fast the machine is. */
+static void learn_rates(const struct task *task, bool complete)
+{
+    if (complete && task->elapsed_before == 0) {
+        machine_learn(task->service, &task->device, task->spec.recipe.name, &task->plan, &task->times,
+                      clock_monotonic_seconds() - task->started);
+    }
+}
+
 /* The blocks of one rung, as far as they are not there yet, and the evaluation. */
 static int run_rung(struct task *task)
 {
@@ -397,7 +421,8 @@ static int run_rung(struct task *task)
 
 int task_run(struct task *task)
 {
-    bool again = true;
+    bool again = true, complete = task->layers_done == 0;
+    int rungs = 0;
 
     TRY(task_check_signing(task)); /* the daemon may have lost its key since the job was accepted */
     if (task->layers_done == 0) {  /* what is only copied would be found out by the export, which is hours later */
@@ -406,8 +431,11 @@ int task_run(struct task *task)
     while (again) {
         TRY(run_rung(task));
         TRY(task_gate_judge(task, &again));
+        rungs++;
     }
-    return task_publish(task);
+    TRY(task_publish(task));
+    learn_rates(task, complete && rungs == 1);
+    return 0;
 }
 
 void task_deinit(struct task *task)

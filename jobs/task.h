@@ -3,6 +3,7 @@
  * `cancelled` and `pause` are written by others. task.c prepares and runs, task_ingest.c turns files into token logs,
  * task_messages.c takes the pipeline's messages, task_publish.c makes the artifact. */
 
+#include "jobs/job_plan.h"
 #include "jobs/service.h"
 #include "pipeline/pipeline.h"
 
@@ -28,6 +29,7 @@ struct task {
     char directory[SERVICE_PATH_MAX];
     struct job_records calibration_records, evaluation_records; /* columns of the job's row */
     json_t *warnings;
+    struct run_plan plan;       /* of a run from the first block on, once the sets are known */
     struct saved_block *blocks; /* committed ones, by index */
     int64_t block_count;
     struct calibration_set calibration, evaluation; /* sequences == 0: none */

@@ -10,7 +10,6 @@
 #include "jobs/metrics.h"
 #include "jobs/rows.h"
 #include "jobs/view.h"
-#include "pipeline/memory_plan.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -110,8 +109,6 @@ struct job_progress task_progress(const struct task *task)
 
 struct job_memory task_memory(const struct task *task, int64_t artifact_bytes)
 {
-    const struct memory_load load = spec_load(&task->spec, model_config(task->model));
-    const struct memory_plan plan = memory_plan(&load, task->model, &task->device, task->device.batch_tokens);
     struct rusage usage = {0};
 
     (void)getrusage(RUSAGE_SELF, &usage);
@@ -121,7 +118,7 @@ struct job_memory task_memory(const struct task *task, int64_t artifact_bytes)
         .artifact_bytes = artifact_bytes,
         .gpu_peak_bytes = task->device_peak,
         .host_peak_bytes = host > task->host_peak ? host : task->host_peak,
-        .estimated_gpu_bytes = memory_plan_max(&plan),
+        .estimated_gpu_bytes = job_plan_device(&task->spec, &task->plan, task->model, &task->device),
     };
 }
 

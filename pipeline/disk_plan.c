@@ -62,5 +62,5 @@ double disk_plan_bits(const struct disk_plan *plan)
 
 int64_t disk_plan_max(const struct disk_plan *plan)
 {
-    return plan->blocks + plan->artifact;
+    return plan->blocks + plan->artifact + plan->activations;
 }

@@ -5,11 +5,12 @@
 #include "pipeline/check.h"
 
 struct disk_plan {
-    bool known;         /* else nothing below is */
-    int64_t parameters; /* of the modules that are quantized */
-    int64_t quantized;  /* these modules in the artifact, with scales, zero points and tables */
-    int64_t artifact;   /* all tensors of the artifact, 0: there is none */
-    int64_t blocks;     /* files of finished blocks, codes unpacked; they stay until the artifact is published */
+    bool known;          /* else nothing below is */
+    int64_t parameters;  /* of the modules that are quantized */
+    int64_t quantized;   /* these modules in the artifact, with scales, zero points and tables */
+    int64_t artifact;    /* all tensors of the artifact, 0: there is none */
+    int64_t blocks;      /* files of finished blocks, codes unpacked; they stay until the artifact is published */
+    int64_t activations; /* in files beyond the budget of memory, and saved ones (run_plan.h); the caller sets it */
 };
 
 /* modules: as recipe_modules lists them, of a format that takes them. */

@@ -231,13 +231,6 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
     return plan;
 }
 
-bool memory_plan_targets(const struct memory_load *load, const struct model *model)
-{
-    const struct sizes s = model_is_bare(model) ? sizes_listed(load->recipe, model) : sizes_of(model_plans(model), 0);
-
-    return has_targets(load, &s);
-}
-
 int64_t memory_plan_rest(const struct memory_plan *plan)
 {
     return plan->blocks + plan->solve + plan->reserve;

@@ -41,7 +41,5 @@ int64_t memory_plan_max(const struct memory_plan *plan);
 int64_t memory_plan_rest(const struct memory_plan *plan);
 /* What the job cannot do without: of a plan for 0 tokens. */
 int64_t memory_plan_min(const struct memory_plan *plan);
-/* Some linear may take its target from the float model, by what is known of the load. */
-bool memory_plan_targets(const struct memory_load *load, const struct model *model);
 /* Positions whose logits are there at once, of both models. */
 int64_t memory_plan_logits(const struct model_config *config, bool host_memory);

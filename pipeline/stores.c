@@ -55,20 +55,3 @@ void stores_shared(const struct plans *plans, int64_t columns[PLAN_SHARED_MAX])
         }
     }
 }
-
-int64_t stores_columns(const struct model *model, enum stores_use use)
-{
-    const struct plans *plans = model_plans(model);
-    int64_t values[PLAN_VALUES_MAX], shared[PLAN_SHARED_MAX];
-    int64_t paths = use == STORES_EVALUATION ? 2 : 1, columns = paths * model_config(model)->hidden_size;
-
-    stores_values(plans, use, values);
-    stores_shared(plans, shared);
-    for (int i = 0; i < PLAN_VALUES_MAX; i++) {
-        columns += values[i]; /* one path after the other */
-    }
-    for (int i = 0; i < PLAN_SHARED_MAX; i++) {
-        columns += paths * shared[i];
-    }
-    return columns;
-}

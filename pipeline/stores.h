@@ -11,5 +11,3 @@ enum stores_use { STORES_CALIBRATION, STORES_REFERENCE, STORES_EVALUATION };
 void stores_values(const struct plans *plans, enum stores_use use, int64_t columns[PLAN_VALUES_MAX]);
 /* Columns of what blocks give to later ones, by its number. */
 void stores_shared(const struct plans *plans, int64_t columns[PLAN_SHARED_MAX]);
-/* Columns of all of them and of the residual stream; of an evaluation set, of both paths. */
-int64_t stores_columns(const struct model *model, enum stores_use use);

@@ -117,6 +117,26 @@ static int aqlm_solve_linear(const struct solve_context *context, const struct l
     return 0;
 }
 
+/* Epochs end when they gain too little; on trained weights that is after EPOCHS_USUAL of them. */
+#define EPOCHS_USUAL 20
+
+static void aqlm_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
+{
+    const struct aqlm_params *params = values;
+    const struct gpu_codebook spec = {.codebooks = (int)params->num_codebooks,
+                                      .bits = (int)params->nbits_per_codebook,
+                                      .group_size = params->in_group_size,
+                                      .beam = (int)params->beam_size};
+    double epochs = (double)(params->max_epochs < EPOCHS_USUAL ? params->max_epochs : EPOCHS_USUAL);
+    double elements = (double)shape->rows * (double)shape->cols, product = 2 * elements * (double)shape->cols;
+    double search = 2 * elements * (double)((int64_t)1 << spec.bits) * (double)(spec.codebooks * spec.beam);
+
+    codebooks_cost(&spec, shape, KMEANS_ITERATIONS, out);
+    int64_t fit = (spec.codebooks * ((int64_t)1 << spec.bits) * spec.group_size) * 6 * (int64_t)sizeof(float);
+    out->host = fit > out->host ? fit : out->host;
+    out->operations += epochs * ((FIT_STEPS + 3) * product + search) + LAST_FIT_STEPS * product;
+}
+
 static int aqlm_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                       int count)
 {
@@ -174,4 +194,5 @@ const struct quantizer quantizer_aqlm = {
     .check = quant_base_check,
     .scheme = aqlm_scheme,
     .solve = aqlm_solve,
+    .cost = aqlm_cost,
 };

@@ -16,19 +16,37 @@
 enum awq_version { AWQ_GEMM };
 static const char *const versions[] = {"gemm", NULL};
 
-static int awq_solve_linear(const struct solve_context *context, const struct layer_stats *stats,
-                            struct linear_job *job)
+/* The searches for scales of a linear, at most three. */
+static int awq_list_searches(const struct awq_params *params, bool scores, enum quant_search searches[3])
 {
-    const struct awq_params *params = job->params;
-    enum quant_search searches[3] = {SEARCH_MINMAX}, asked = search_of(&params->common, SEARCH_MSE);
-    int tries = 1;
+    enum quant_search asked = search_of(&params->common, SEARCH_MSE);
+    int tries = 0;
 
+    searches[tries++] = SEARCH_MINMAX;
     if (asked != SEARCH_MINMAX) {
         searches[tries++] = asked;
     }
-    if (params->clip && !job->scores) {
+    if (params->clip && !scores) {
         searches[tries++] = SEARCH_CLIP;
     }
+    return tries;
+}
+
+static void awq_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
+{
+    const struct awq_params *params = values;
+    enum quant_search searches[3];
+    int tries = awq_list_searches(params, shape->scores, searches);
+
+    search_cost(&params->common, shape, searches, tries, out);
+}
+
+static int awq_solve_linear(const struct solve_context *context, const struct layer_stats *stats,
+                            struct linear_job *job)
+{
+    enum quant_search searches[3];
+    int tries = awq_list_searches(job->params, job->scores, searches);
+
     return search_solve(context, stats, job, searches, tries);
 }
 
@@ -93,4 +111,6 @@ const struct quantizer quantizer_awq = {
     .rewrite_stats = STATS_RANGE,
     .rewrite = awq_rewrite,
     .solve = awq_solve,
+    .cost = awq_cost,
+    .rewrite_cost = awq_rewrite_cost,
 };

@@ -361,3 +361,21 @@ int awq_rewrite(const struct rewrite_context *context)
     return block_fold(context->block, context->group, search.factors, context->weight_dtype, context->gpu,
                       context->stream);
 }
+
+void awq_rewrite_cost(const void *values, const struct quant_group *group, struct quant_cost *out)
+{
+    const struct awq_params *params = values;
+    int64_t largest = group->linear.rows * group->linear.cols, batch = group->batch_tokens;
+    double scored = batch > SCORE_TOKENS ? (double)batch : SCORE_TOKENS; /* the first micro-batch by all candidates */
+    double tokens = (double)group->linear.tokens, candidates = (double)params->n_grid + (params->duo_scaling ? 1 : 0);
+
+    scored = scored < tokens ? scored : tokens;
+    double first = (double)batch < scored ? (double)batch : scored;
+    *out = (struct quant_cost){
+        .solving = (group->elements + 2 * batch * group->branch + group->linear.cols) * (int64_t)sizeof(float) +
+                   largest + 2 * (largest / group->group_size) * (int64_t)sizeof(float),
+        .host = largest * (int64_t)sizeof(float),
+        .operations = (candidates * first + (SHORTLIST + 1) * (scored - first)) * group->branch_flops +
+                      (candidates + (SHORTLIST + 1) * (scored - first) / (double)batch) * 40 * (double)group->elements,
+    };
+}

@@ -15,3 +15,5 @@ struct awq_params {
 /* Search the factors of the context's input group and fold them into its block. A group that has no module on an
  * integer grid, or nothing to take up the factors, stays as it is. A quantizer's `rewrite`. */
 int awq_rewrite(const struct rewrite_context *context);
+/* Its `rewrite_cost`. */
+void awq_rewrite_cost(const void *values, const struct quant_group *group, struct quant_cost *out);

@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "gpu/scratch.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -157,4 +158,21 @@ int codebooks_loss(struct codebooks *c, const struct tensor *h, double *loss)
     }
     *loss = sum;
     return 0;
+}
+
+/* codebooks_allocate and, next to it, what codebooks_start has on the device. */
+void codebooks_cost(const struct gpu_codebook *spec, const struct quant_shape *shape, int64_t iterations,
+                    struct quant_cost *out)
+{
+    int64_t elements = shape->rows * shape->cols, vectors = elements / spec->group_size, books = spec->codebooks;
+    int64_t codes = (int64_t)1 << spec->bits, tables = books * codes * spec->group_size;
+    int64_t entries = vectors * (books + 1) * (int64_t)sizeof(uint16_t);
+
+    *out = (struct quant_cost){
+        .solving = entries + (4 * elements + 2 * tables + 2 * shape->rows + shape->cols) * (int64_t)sizeof(float),
+        .scratch =
+            gpu_scratch_codes(shape->threads, shape->rows, shape->cols, spec->group_size, spec->codebooks, spec->bits),
+        .host = 2 * elements * (int64_t)sizeof(float) + 2 * entries,
+        .operations = 2 * (double)(iterations * books) * (double)elements * (double)codes,
+    };
 }

@@ -54,5 +54,9 @@ int codebooks_fit_scales(struct codebooks *c, const struct tensor *h, double *lo
 
 /* diag H of the statistics on the host, or *out = NULL when there are none; the caller frees it. */
 int codebooks_diagonal(const struct solve_context *context, const struct layer_stats *stats, float **out);
+/* What codebooks_start and what follows it cost; without operations beyond those of `iterations` of k-means. */
+void codebooks_cost(const struct gpu_codebook *spec, const struct quant_shape *shape, int64_t iterations,
+                    struct quant_cost *out);
+
 /* ERR_INCOMPATIBLE_OPTIONS, about in_group_size, where it does not divide a row's inputs. */
 int codebooks_check_group(int64_t in_group_size, int64_t cols);

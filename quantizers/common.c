@@ -330,3 +330,35 @@ int quant_each(const struct solve_context *context, const struct layer_stats *st
     }
     return 0;
 }
+
+int64_t quant_group_columns(const struct quant_common *common, int64_t cols)
+{
+    return common->group_size == -1 ? cols : common->group_size;
+}
+
+int64_t quant_work_bytes(const struct quant_shape *shape, int64_t group_size)
+{
+    int64_t elements = shape->rows * shape->cols;
+
+    return elements * (int64_t)(sizeof(float) + 1) + 2 * (elements / group_size) * (int64_t)sizeof(float);
+}
+
+/* Codes of elements, made on the device and brought to the host (quant_tile_encode). */
+static void quant_tile_cost(const struct quant_shape *shape, struct quant_cost *out)
+{
+    int64_t elements = shape->rows * shape->cols;
+
+    *out = (struct quant_cost){.solving = elements, .operations = 10 * (double)elements};
+}
+
+struct quant_cost quantizer_cost(const struct quantizer *quantizer, const void *params, const struct quant_shape *shape)
+{
+    struct quant_cost cost = {0};
+
+    if (quantizer->cost != NULL) {
+        quantizer->cost(params, shape, &cost);
+    } else {
+        quant_tile_cost(shape, &cost);
+    }
+    return cost;
+}

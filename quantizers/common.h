@@ -102,5 +102,10 @@ int quant_each(const struct solve_context *context, const struct layer_stats *st
                int (*one)(const struct solve_context *context, const struct layer_stats *stats,
                           struct linear_job *job));
 
+/* Bytes of a struct quant_work for a linear with groups of that many columns. */
+int64_t quant_work_bytes(const struct quant_shape *shape, int64_t group_size);
+/* group_size with -1 as what it stands for. */
+int64_t quant_group_columns(const struct quant_common *common, int64_t cols);
+
 /* Round one linear to nearest: what RTN does, and what other methods fall back on. Sets result and seconds. */
 int rtn_solve_linear(const struct solve_context *context, struct linear_job *job);

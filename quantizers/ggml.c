@@ -87,6 +87,19 @@ static int ggml_solve_linear(const struct solve_context *context, const struct t
     return 0;
 }
 
+static void ggml_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
+{
+    const struct ggml_params *p = values;
+    double elements = (double)shape->rows * (double)shape->cols;
+    struct qscheme scheme = {.block_type = 0};
+
+    *out = (struct quant_cost){.operations = (p->scale_search ? 300 : 20) * elements};
+    if (ggml_scheme(p, shape->rows, shape->cols, &scheme) == 0) {
+        out->shared = shape->cols * (int64_t)sizeof(float);
+        out->solving = shape->rows * ggml_row_bytes(scheme.block_type, shape->cols);
+    }
+}
+
 static int ggml_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                       int count)
 {
@@ -128,4 +141,5 @@ const struct quantizer quantizer_ggml = {
     .check = quant_base_check,
     .scheme = ggml_scheme,
     .solve = ggml_solve,
+    .cost = ggml_cost,
 };

@@ -27,6 +27,7 @@
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "gpu/scratch.h"
 
 #include <stdio.h>
 
@@ -214,6 +215,39 @@ static int gptq_solve_linear(const struct gptq_input *input, struct linear_job *
     return rc;
 }
 
+static int64_t gptq_larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The target, the work on it, and while that is compared with rounding a slice of rows, or another sweep's work. */
+static void gptq_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
+{
+    const struct gptq_params *params = values;
+    int64_t rows = shape->rows, cols = shape->cols, group = quant_group_columns(&params->common, cols);
+    int64_t work = quant_work_bytes(shape, group), float_bytes = rows * cols * (int64_t)sizeof(float);
+    bool aimed = shape->aimed && shape->tokens > 2 * cols;
+    int64_t slice = shape->threads > 0 ? gptq_larger(rows / GUARD_SLICES, GUARD_ROWS) : rows;
+    const struct quant_shape guard = {.rows = slice < rows ? slice : rows, .cols = cols};
+    int64_t rounding = quant_work_bytes(&guard, group) - guard.rows * cols * (int64_t)sizeof(float);
+    int64_t again = params->resweep > 0 && params->common.refine_rounds > 0 ? work : 0;
+    double n = (double)cols, sweep = (double)rows * n * n;
+
+    *out = (struct quant_cost){
+        .shared = cols * (cols + 1) * (int64_t)sizeof(float),
+        .solving = work + (aimed ? float_bytes : 0) + gptq_larger(rounding, again),
+        .solved = work,
+        .scratch = gptq_larger(
+            gptq_larger(gpu_scratch_factor(shape->threads, cols), gpu_scratch_sweep(shape->threads, rows, cols, group)),
+            gptq_larger(gptq_larger(gpu_scratch_output_error(shape->threads, rows, cols),
+                                    aimed ? gpu_scratch_solve(shape->threads, cols) : 0),
+                        params->common.refine_rounds > 0 ? gpu_scratch_descend(shape->threads, rows, cols, group) : 0)),
+        .operations = n * n * n / 2 + sweep * (double)(1 + params->resweep) + (aimed ? 3 * sweep : 0) + sweep / 4 +
+                      (double)(1 + params->resweep) * search_refine_operations(&params->common, shape) +
+                      search_operations(&params->common, shape, search_of(&params->common, SEARCH_IMATRIX)),
+    };
+}
+
 static bool gptq_targets(const void *values, struct quant_targets *out)
 {
     const struct gptq_params *params = values;
@@ -357,4 +391,5 @@ const struct quantizer quantizer_gptq = {
     .check = gptq_check,
     .scheme = quant_common_scheme,
     .solve = gptq_solve,
+    .cost = gptq_cost,
 };

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/ids.h"
 #include "base/mem.h"
+#include "gpu/scratch.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -296,6 +297,27 @@ static int kmeans_solve_vectors(const struct solve_context *context, const float
     return codebooks_take(&c, &scheme, job);
 }
 
+static void kmeans_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
+{
+    const struct kmeans_params *params = values;
+    int64_t rows = shape->rows, cols = shape->cols, elements = rows * cols, table = (int64_t)1 << params->bits;
+    bool apart = params->outlier_fraction > 0;
+
+    if (params->in_group_size > 1) {
+        const struct gpu_codebook spec = {.codebooks = (int)params->num_codebooks,
+                                          .bits = (int)(params->bits * params->in_group_size / params->num_codebooks),
+                                          .group_size = params->in_group_size};
+        codebooks_cost(&spec, shape, params->max_iterations, out);
+        return;
+    }
+    *out = (struct quant_cost){
+        .solving = elements * (apart ? 2 : 1) + (rows * table + cols) * (int64_t)sizeof(float),
+        .scratch = gpu_scratch_cluster(shape->threads, cols, (int)params->bits),
+        .host = elements * (int64_t)(2 * sizeof(float) + (apart ? sizeof(float) + 1 : 0)),
+        .operations = 8 * (double)elements * (double)table * log2((double)cols + 1),
+    };
+}
+
 static int kmeans_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                         int count)
 {
@@ -353,4 +375,5 @@ const struct quantizer quantizer_kmeans = {
     .check = kmeans_check,
     .scheme = kmeans_scheme,
     .solve = kmeans_solve,
+    .cost = kmeans_cost,
 };

@@ -245,6 +245,18 @@ static int analysis_run(const struct rewrite_context *context, struct analysis_r
     return 0;
 }
 
+/* Keys and values of a micro-batch as each candidate has them; attention once for each. */
+static void analysis_cost(const void *values, const struct quant_group *group, struct quant_cost *out)
+{
+    const struct analysis_params *params = values;
+    int64_t tokens = group->linear.tokens < params->max_tokens ? group->linear.tokens : params->max_tokens;
+
+    *out = (struct quant_cost){
+        .solving = group->batch_tokens * group->branch * (int64_t)sizeof(float),
+        .operations = (double)CANDIDATES * (double)tokens * (3 * group->branch_flops + 20 * (double)group->branch),
+    };
+}
+
 static void analysis_check(const void *values, const char *pointer, struct validation_errors *errors)
 {
     const struct analysis_params *params = values;
@@ -296,4 +308,5 @@ const struct quantizer quantizer_kv_analysis = {
     .params_size = sizeof(struct analysis_params),
     .check = analysis_check,
     .analyse = analysis_run,
+    .rewrite_cost = analysis_cost,
 };

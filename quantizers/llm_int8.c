@@ -160,6 +160,22 @@ static int llm_int8_solve_linear(const struct solve_context *context, const stru
     return 0;
 }
 
+/* With outlier columns, whose worth is measured on the sample; whether there are any, only the inputs say. */
+static void llm_int8_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
+{
+    const struct llm_int8_params *p = values;
+    int64_t elements = shape->rows * shape->cols, sample = STATS_SAMPLE_TOKENS;
+
+    sample = shape->tokens < sample ? shape->tokens : sample;
+    *out = (struct quant_cost){.solving = elements, .operations = 10 * (double)elements};
+    if (p->llm_int8_threshold > 0 && sample > 0) {
+        int64_t noting = (elements + sample * (shape->cols + 2 * shape->rows)) * (int64_t)sizeof(float);
+        out->solving = noting > elements ? noting : elements;
+        out->host = elements * (int64_t)sizeof(float);
+        out->operations += 6 * (double)sample * (double)elements;
+    }
+}
+
 static unsigned llm_int8_needs(const void *params)
 {
     return ((const struct llm_int8_params *)params)->llm_int8_threshold > 0 ? STATS_RANGE | STATS_SAMPLE : STATS_NONE;
@@ -192,4 +208,5 @@ const struct quantizer quantizer_llm_int8 = {
     .check = quant_base_check,
     .scheme = llm_int8_scheme,
     .solve = llm_int8_solve,
+    .cost = llm_int8_cost,
 };

@@ -156,6 +156,35 @@ struct quant_targets {
                               is to make up for; 0..1 */
 };
 
+/* A linear of an input group, for what solving it costs. */
+struct quant_shape {
+    int64_t rows, cols;
+    int64_t tokens; /* of the calibration set; 0: there is none */
+    bool aimed;     /* at a target of the float model */
+    bool scores;    /* as linear_job.scores */
+    int threads;    /* of the host's cores, where the device computes on them; else 0 */
+};
+/* An input group that is rewritten, which `aimed` and `scores` are of no meaning for: `linear` is its largest module.
+ */
+struct quant_group {
+    struct quant_shape linear;
+    int64_t elements;     /* of all its modules */
+    int64_t tallest;      /* outputs of a module */
+    int64_t group_size;   /* of the scheme that its modules get */
+    int64_t batch_tokens; /* of a micro-batch */
+    int64_t branch;       /* columns of what the group is judged by (plan_group.branch) */
+    double branch_flops;  /* of a token from the group's input to there */
+};
+/* What a method takes beyond weights and statistics: bytes of the device's memory, and of the host's in addition. */
+struct quant_cost {
+    int64_t shared;    /* for as long as the group is solved */
+    int64_t solving;   /* for one linear (a rewritten group: for all), until it is solved; its result included */
+    int64_t solved;    /* that a linear's result leaves on the device until it takes the weight's place */
+    int64_t scratch;   /* of operations (gpu/scratch.h) */
+    int64_t host;      /* arrays in the host's memory, next to the result's */
+    double operations; /* about, to compare sizes of one method: of one linear, of a rewritten group */
+};
+
 struct analysis_rows;
 
 struct quantizer {
@@ -197,7 +226,15 @@ struct quantizer {
      * NULL, and `scheme` with it: the method leaves weights alone. */
     int (*solve)(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count);
+    /* What `solve` costs for one linear of this shape; NULL: quant_tile_cost. */
+    void (*cost)(const void *params, const struct quant_shape *shape, struct quant_cost *out);
+    /* What `rewrite`, or `analyse`, costs for one group; NULL: nothing. */
+    void (*rewrite_cost)(const void *params, const struct quant_group *group, struct quant_cost *out);
 };
+
+/* The cost of a linear under that method, its defaults filled in. */
+struct quant_cost quantizer_cost(const struct quantizer *quantizer, const void *params,
+                                 const struct quant_shape *shape);
 
 /* What it needs under these params, all in all. */
 unsigned quantizer_stats(const struct quantizer *quantizer, const void *params);

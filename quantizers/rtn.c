@@ -26,6 +26,16 @@ static int rtn_solve_best(const struct solve_context *context, const struct laye
     return search_solve(context, common->refine_rounds > 0 ? stats : NULL, job, &searches[1], 1);
 }
 
+/* As rtn_solve_best chooses. */
+static void rtn_cost(const void *params, const struct quant_shape *shape, struct quant_cost *out)
+{
+    const struct quant_common *common = params;
+    const enum quant_search searches[] = {SEARCH_MINMAX, search_of(common, SEARCH_MSE)};
+    bool both = searches[1] == SEARCH_IMATRIX || (searches[1] == SEARCH_HQQ && shape->tokens > 0);
+
+    search_cost(common, shape, both ? searches : &searches[1], both ? 2 : 1, out);
+}
+
 static int rtn_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                      int count)
 {
@@ -60,4 +70,5 @@ const struct quantizer quantizer_rtn = {
     .check = rtn_check,
     .scheme = quant_common_scheme,
     .solve = rtn_solve,
+    .cost = rtn_cost,
 };

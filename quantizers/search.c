@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "gpu/scratch.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -204,4 +205,50 @@ int search_solve(const struct solve_context *context, const struct layer_stats *
     TRY(quant_work_take(context, &choice.best, job));
     job->seconds = clock_monotonic_seconds() - start;
     return 0;
+}
+
+double search_operations(const struct quant_common *common, const struct quant_shape *shape, enum quant_search search)
+{
+    double elements = (double)(shape->rows * shape->cols);
+    double signs = common->signed_scales && common->sym ? 2 : 1;
+
+    switch (search) {
+    case SEARCH_MSE:
+    case SEARCH_IMATRIX:
+        return 600 * signs * elements;
+    case SEARCH_HQQ:
+        return 400 * elements;
+    case SEARCH_CLIP:
+        return 2 * CLIP_SHRINK * CLIP_STEPS * (double)quant_group_columns(common, shape->cols) * elements;
+    default:
+        return 10 * elements;
+    }
+}
+
+double search_refine_operations(const struct quant_common *common, const struct quant_shape *shape)
+{
+    double product = 2 * (double)shape->rows * (double)shape->cols * (double)shape->cols;
+
+    return common->refine_rounds > 0 ? (double)(1 + common->refine_rounds) * product : 0;
+}
+
+void search_cost(const struct quant_common *common, const struct quant_shape *shape, const enum quant_search *searches,
+                 int count, struct quant_cost *out)
+{
+    int64_t group = quant_group_columns(common, shape->cols), work = quant_work_bytes(shape, group);
+    double product = (double)shape->rows * (double)shape->cols * (double)shape->cols;
+    bool refines =
+        shape->tokens > 0 && common->refine_rounds > 0 && shape->tokens >= common->refine_tokens * shape->cols;
+    int64_t judged = count > 1 ? gpu_scratch_output_error(shape->threads, shape->rows, shape->cols) : 0;
+    int64_t descent = refines ? gpu_scratch_descend(shape->threads, shape->rows, shape->cols, group) : 0;
+
+    *out = (struct quant_cost){.solving = count > 1 ? 2 * work : work,
+                               .solved = work,
+                               .scratch = judged > descent ? judged : descent,
+                               .operations = refines ? search_refine_operations(common, shape) : 0};
+    for (int i = 0; i < count; i++) {
+        out->operations += search_operations(common, shape, searches[i]) + (count > 1 ? 4 * product : 0);
+        int64_t clip = searches[i] == SEARCH_CLIP ? gpu_scratch_clip(shape->threads, group) : 0;
+        out->scratch = clip > out->scratch ? clip : out->scratch;
+    }
 }

@@ -54,3 +54,9 @@ int search_refine(const struct solve_context *context, const struct tensor *h, s
  * (search_refine). Sets result, loss and seconds. */
 int search_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job,
                  const enum quant_search *searches, int count);
+/* What that costs. */
+void search_cost(const struct quant_common *common, const struct quant_shape *shape, const enum quant_search *searches,
+                 int count, struct quant_cost *out);
+/* Operations of one search for scales; of a descent under H, all its passes. */
+double search_operations(const struct quant_common *common, const struct quant_shape *shape, enum quant_search search);
+double search_refine_operations(const struct quant_common *common, const struct quant_shape *shape);

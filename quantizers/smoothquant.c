@@ -12,6 +12,7 @@
  *
  * In a recipe the last method solves on the smoothed weights and this one adds how inputs are quantized (amend). */
 
+#include "quantizers/search.h"
 #include "quantizers/smoothquant_search.h"
 
 #include "base/err.h"
@@ -74,6 +75,26 @@ static int smoothquant_solve_linear(const struct solve_context *context, const s
     int rc = rtn_solve_linear(context, job);
     job->params = params;
     return rc;
+}
+
+static void smoothquant_cost(const void *params, const struct quant_shape *shape, struct quant_cost *out)
+{
+    const enum quant_search search = SEARCH_MINMAX;
+
+    (void)params;
+    search_cost(smoothquant_grid(), shape, &search, 1, out);
+}
+
+static void smoothquant_rewrite_cost(const void *values, const struct quant_group *group, struct quant_cost *out)
+{
+    const struct smoothquant_params *p = values;
+    bool searches = p->alpha_search == PARAMS_ON || (p->alpha_search == PARAMS_AUTO && isnan(p->smoothing_strength));
+
+    *out = (struct quant_cost){.solving = group->linear.cols * (int64_t)sizeof(float),
+                               .operations = 4 * (double)group->elements};
+    if (searches) {
+        smoothing_search_cost(group, out);
+    }
 }
 
 static int smoothquant_solve(const struct solve_context *context, const struct layer_stats *stats,
@@ -273,4 +294,6 @@ const struct quantizer quantizer_smoothquant = {
     .rewrite_stats = STATS_RANGE,
     .rewrite = smoothquant_rewrite,
     .solve = smoothquant_solve,
+    .cost = smoothquant_cost,
+    .rewrite_cost = smoothquant_rewrite_cost,
 };

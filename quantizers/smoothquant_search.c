@@ -197,3 +197,18 @@ int smoothing_search(struct smoothing *s, bool *gain)
     }
     return 0;
 }
+
+void smoothing_search_cost(const struct quant_group *group, struct quant_cost *out)
+{
+    const struct quant_shape *largest = &group->linear;
+    int64_t tokens = group->batch_tokens < SEARCH_TOKENS ? group->batch_tokens : SEARCH_TOKENS;
+    int64_t codes = largest->rows * largest->cols;
+    double tried = (double)(largest->tokens < SEARCH_TOKENS ? largest->tokens : SEARCH_TOKENS);
+
+    *out = (struct quant_cost){
+        .solving = (group->elements + tokens * (largest->cols + 2 * group->tallest) + 2 * largest->cols) *
+                       (int64_t)sizeof(float) +
+                   codes + 2 * (codes / group->group_size) * (int64_t)sizeof(float),
+        .operations = (SEARCH_STEPS + 1) * (4 * tried + 40) * (double)group->elements,
+    };
+}

@@ -25,3 +25,5 @@ void smoothing_set_factors(struct smoothing *s, double alpha);
 /* s->best = the factors with the smallest output error of the group's modules; *gain is false where leaving the group
  * alone is as good as any. */
 int smoothing_search(struct smoothing *s, bool *gain);
+/* What that costs. */
+void smoothing_search_cost(const struct quant_group *group, struct quant_cost *out);

@@ -1,0 +1,156 @@
+/* What passes through a job's run follows from num_samples where the request has it. 0 means all that the records make:
+ * of a file, as many as its bytes have, at BYTES_PER_TOKEN; of a stream nothing is known before it comes. */
+
+#include "jobs/job_plan.h"
+
+#include "base/err.h"
+#include "base/host.h"
+#include "pipeline/check.h"
+
+#include <math.h>
+
+#define BYTES_PER_TOKEN 4.5 /* of English text as JSON, and of ids with their commas */
+
+static int file_bytes(struct service *service, const struct principal *who, const char *id, int64_t *bytes)
+{
+    AUTO_JSON json_t *file = NULL;
+
+    TRY(store_object_get(service->store, who->project, "file", id, &file));
+    *bytes = json_integer_value(json_object_get(file, "bytes"));
+    return 0;
+}
+
+/* The tail of the calibration set, as task.c holds it back. */
+static void hold_back_sets(const struct job_spec *spec, struct job_sets *sets)
+{
+    int64_t max = spec->evaluation.max_tokens / sets->length;
+    int64_t count = (int64_t)llround(spec->evaluation.hold_back * (double)sets->sequences);
+
+    if (spec->evaluation.hold_back == 0 || recipe_analyses(&spec->recipe)) {
+        return;
+    }
+    count = count < 1 ? 1 : count;
+    count = count > max ? max : count;
+    if (count >= 1 && count < sets->sequences) {
+        sets->sequences -= count;
+        sets->eval_sequences = count;
+        sets->eval_length = sets->length;
+    }
+}
+
+static int64_t sequences_in(int64_t bytes, int64_t length)
+{
+    int64_t sequences = (int64_t)((double)bytes / BYTES_PER_TOKEN / (double)length);
+
+    return sequences > 1 ? sequences : 1;
+}
+
+/* A file may have fewer records than were asked for. */
+static int calibration_sets(struct service *service, const struct principal *who, const struct job_spec *spec,
+                            struct job_sets *sets)
+{
+    int64_t bytes = 0;
+
+    sets->sequences = spec->calibration.num_samples;
+    if (sets->sequences > 0) {
+        return 0;
+    }
+    sets->known = false;
+    sets->sequences = 1;
+    if (spec->calibration.file_id[0] != '\0') {
+        TRY(file_bytes(service, who, spec->calibration.file_id, &bytes));
+        sets->sequences = sequences_in(bytes, sets->length);
+    }
+    return 0;
+}
+
+int job_sets_of(struct service *service, const struct principal *who, const struct job_spec *spec,
+                const struct model *model, struct job_sets *out)
+{
+    const struct spec_evaluation *e = &spec->evaluation;
+    struct job_sets sets = {.length = spec_sequence_length(spec, model_config(model)), .known = true};
+    int64_t bytes = 0;
+
+    if (model_is_bare(model)) {
+        *out = (struct job_sets){.known = true};
+        return 0;
+    }
+    if (spec_has_calibration(spec)) {
+        TRY(calibration_sets(service, who, spec, &sets));
+    }
+    if (e->file_id[0] != '\0') {
+        sets.eval_length = e->sequence_length > 0 ? e->sequence_length : sets.length;
+        TRY(file_bytes(service, who, e->file_id, &bytes));
+        int64_t windows = e->max_tokens / sets.eval_length, there = sequences_in(bytes, sets.eval_length);
+        sets.eval_sequences = windows < 1 ? 1 : windows < there ? windows : there;
+        sets.known = sets.known && windows <= there;
+    } else if (sets.sequences > 0) {
+        hold_back_sets(spec, &sets);
+    }
+    *out = sets;
+    return 0;
+}
+
+int64_t job_host_budget(const struct service *service, const struct job_spec *spec)
+{
+    int64_t own = spec->resources.host_memory_bytes;
+
+    return own > 0 ? own : service->supervisor.host_memory_bytes;
+}
+
+int job_plan_make(const struct service *service, const struct job_spec *spec, const struct job_sets *sets,
+                  const struct model *model, const struct gpu_info *device, struct run_plan *out)
+{
+    const struct run_load load = {.recipe = &spec->recipe,
+                                  .format = spec->format,
+                                  .sequences = sets->sequences,
+                                  .length = sets->length,
+                                  .eval_sequences = sets->eval_sequences,
+                                  .eval_length = sets->eval_length,
+                                  .host_memory_bytes = job_host_budget(service, spec)};
+
+    return run_plan_make(&load, model, device, spec->disk.artifact, out);
+}
+
+int64_t job_plan_device(const struct job_spec *spec, const struct run_plan *plan, const struct model *model,
+                        const struct gpu_info *device)
+{
+    if (device->host_memory) {
+        return run_plan_peak(plan).device;
+    }
+    const struct memory_load load = spec_load(spec, model_config(model));
+    const struct memory_plan most = memory_plan(&load, model, device, device->batch_tokens);
+    return memory_plan_max(&most);
+}
+
+void job_check_memory(struct service *service, const struct principal *who, struct job_spec *spec,
+                      const struct model *model, const struct gpu_info *device, struct validation_errors *errors)
+{
+    struct job_sets sets;
+    struct run_plan plan;
+
+    int rc = job_sets_of(service, who, spec, model, &sets);
+    rc = rc == 0 ? job_plan_make(service, spec, &sets, model, device, &plan) : rc;
+    if (rc != 0) {
+        if (rc != ERR_NOT_FOUND) { /* of a file, which is said elsewhere */
+            validation_add(errors, rc, "", "%s", err_last()->message);
+        }
+        return;
+    }
+    spec->disk.activations = plan.spilled + plan.saved;
+    int64_t need = host_resident() + run_plan_peak(&plan).host;
+    if (device->host_memory && device->memory_total > 0 && need > device->memory_total) {
+        int64_t budget = plan.in_memory - (need - device->memory_total);
+        validation_add(errors, ERR_INSUFFICIENT_MEMORY, "/resources/host_memory_bytes",
+                       "the job takes about %lld MiB of the host's memory, %lld MiB of them for activations, and there "
+                       "are %lld MiB",
+                       (long long)(need >> 20), (long long)(plan.in_memory >> 20),
+                       (long long)(device->memory_total >> 20));
+        validation_hint(errors,
+                        budget > 0 ? "resources.host_memory_bytes %lld or less, so that activations go to the disk, or "
+                                     "a smaller calibration.num_samples"
+                                   : "a shorter calibration.sequence_length, or a host with more memory (%lld bytes "
+                                     "are left for activations)",
+                        (long long)(budget > 0 ? budget : 0));
+    }
+}

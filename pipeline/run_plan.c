@@ -1,0 +1,359 @@
+/* The frame of a run: micro-batches and stores that are there all the time, the embedding before the blocks, the head
+ * after them, the packing of the artifact. What operations take for themselves stays once it was needed, so that the
+ * largest counts from the second block on. */
+
+#include "pipeline/run_plan.h"
+
+#include "base/err.h"
+#include "gpu/scratch.h"
+#include "pipeline/run_plan_parts.h"
+#include "pipeline/stores.h"
+
+#include <string.h>
+
+#define FLOAT ((int64_t)sizeof(float))
+#define EXPORT_THREADS 8               /* at most, as formats/export_pool.c has it */
+#define EXPORT_RING ((int64_t)4 << 20) /* pieces on their way to the hash */
+/* What libraries, stacks of threads and the allocator keep of a job; measured. */
+#define PROCESS_KEEPS ((int64_t)10 << 20)
+#define COPY_PIECE ((int64_t)4 << 20)
+
+const char *const run_stage_names[STAGE_COUNT] = {"loading", "calibrating", "quantizing", "evaluating", "packing"};
+
+static int64_t run_larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+void run_walk_note(struct run_walk *w, enum run_stage stage, int64_t device, int64_t host)
+{
+    struct run_memory *m = &w->plan->stages[stage];
+    int64_t all = device + w->always + w->scratch;
+    int64_t touched = w->device->host_memory ? all - w->kept : 0;
+
+    m->device = run_larger(m->device, all);
+    m->host = run_larger(m->host, touched + w->stores_host + w->outputs + host + PROCESS_KEEPS);
+}
+
+void run_walk_scratch(struct run_walk *w, enum run_stage stage, int64_t device, int64_t bytes)
+{
+    if (bytes > w->scratch) {
+        run_walk_note(w, stage, device + bytes, 0);
+        w->scratch = bytes;
+    }
+}
+
+const struct recipe_stage *run_walk_solver(const struct run_walk *w, int64_t layer, int module, struct qscheme *scheme)
+{
+    const struct plan_module *m = &plans_layer(model_plans(w->model), layer)->modules[module];
+    char name[PLAN_NAME_MAX];
+
+    if (recipe_analyses(w->load->recipe)) {
+        return NULL;
+    }
+    model_module_name(w->model, layer, module, name);
+    const struct recipe_stage *solver = recipe_module_solver(w->load->recipe, m, name);
+    if (solver == NULL || solver->quantizer->solve == NULL ||
+        recipe_scheme(w->load->recipe, solver, name, m->rows, m->cols, scheme) != 0) {
+        return NULL;
+    }
+    return solver;
+}
+
+/* --- micro-batches */
+
+/* Columns of all experts' rows, and of who goes where: of the largest. */
+static int64_t experts_columns(const struct plans *plans, int64_t *chosen)
+{
+    int64_t columns = 0;
+
+    *chosen = 0;
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        for (int s = 0; s < plan->step_count; s++) {
+            const struct plan_experts *e = plan->steps[s].experts;
+            if (e != NULL) {
+                columns = run_larger(columns, e->plan->columns[REGION_KEPT] + e->plan->columns[REGION_WORK]);
+                *chosen = run_larger(*chosen, e->top_k);
+            }
+        }
+    }
+    return columns;
+}
+
+static int64_t region_columns(const struct plans *plans, enum plan_region region)
+{
+    int64_t columns = 1;
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        columns = run_larger(columns, plans_kind(plans, kind)->columns[region]);
+    }
+    return columns;
+}
+
+static int64_t widest_input(const struct plans *plans)
+{
+    int64_t columns = 0;
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        columns = run_larger(columns, plans_kind(plans, kind)->widest_input);
+    }
+    return columns;
+}
+
+/* block_scratch_new for so many tokens, with what it makes on first use. */
+static int64_t scratch_bytes(const struct run_walk *w, int64_t tokens, int64_t length, bool rounds)
+{
+    const struct plans *plans = model_plans(w->model);
+    int64_t chosen, experts = experts_columns(plans, &chosen), tables = 0;
+
+    if (tokens == 0) {
+        return 0;
+    }
+    for (int i = 0; i < w->config->rope_count; i++) {
+        tables += length * w->config->ropes[i].dims;
+    }
+    return (tokens * (region_columns(plans, REGION_WORK) + experts + (rounds ? widest_input(plans) : 0) + 3 * chosen) +
+            tables) *
+           FLOAT;
+}
+
+/* microbatches_init. *rows: tokens of a micro-batch. */
+static int64_t set_bytes(struct run_walk *w, int64_t sequences, int64_t length, bool rounds, int64_t *rows)
+{
+    int64_t most = w->device->batch_tokens > 0 ? w->device->batch_tokens : 2048;
+    int64_t batch = length >= most ? 1 : most / length;
+
+    batch = batch < sequences ? batch : sequences;
+    *rows = batch * length;
+    int64_t kept = *rows * region_columns(model_plans(w->model), REGION_KEPT) * FLOAT;
+    return kept + scratch_bytes(w, *rows, length, rounds) +
+           scratch_bytes(w, sequences % batch * length, length, rounds);
+}
+
+static void place_sets(struct run_walk *w)
+{
+    const struct run_load *load = w->load;
+    int64_t rows;
+
+    if (w->tokens > 0) {
+        w->always += set_bytes(w, load->sequences, load->length, w->rounds, &w->batch_rows);
+        w->kept = w->stores_host > 0 ? w->batch_rows * region_columns(model_plans(w->model), REGION_KEPT) * FLOAT : 0;
+    }
+    if (w->targets) {
+        int64_t kept = w->batch_rows * region_columns(model_plans(w->model), REGION_KEPT) * FLOAT;
+        w->always += kept + w->batch_rows * w->config->hidden_size * FLOAT;
+    }
+    if (w->eval_tokens > 0) {
+        w->always += set_bytes(w, load->eval_sequences, load->eval_length, w->rounds || w->rounds_late, &rows);
+    }
+}
+
+/* --- stores */
+
+struct store_budget {
+    struct run_walk *w;
+    int64_t left;
+};
+
+static void place_store(struct store_budget *b, int64_t tokens, int64_t columns, bool stream)
+{
+    struct run_plan *plan = b->w->plan;
+    int64_t bytes = tokens * columns * FLOAT;
+
+    plan->activations += bytes;
+    if (bytes <= b->left) {
+        b->left -= bytes;
+        plan->in_memory += bytes;
+    } else {
+        plan->spilled += stream ? 2 * bytes : bytes;
+    }
+}
+
+static void place_values(struct store_budget *b, int64_t tokens, enum stores_use use)
+{
+    int64_t columns[PLAN_VALUES_MAX], shared[PLAN_SHARED_MAX];
+
+    stores_shared(model_plans(b->w->model), shared);
+    for (int path = 0; path < (use == STORES_EVALUATION ? 2 : 1); path++) {
+        for (int i = 0; i < PLAN_SHARED_MAX; i++) {
+            place_store(b, tokens, shared[i], false);
+        }
+    }
+    stores_values(model_plans(b->w->model), use, columns);
+    for (int i = 1; i < PLAN_VALUES_MAX; i++) {
+        place_store(b, tokens, columns[i], false);
+    }
+}
+
+/* In the order of open_stores. A device's own memory comes first: what fits there is neither in files nor in the
+ * host's memory, which is not counted on here. */
+static void place_stores(struct run_walk *w)
+{
+    struct store_budget b = {w, w->load->host_memory_bytes};
+    int64_t hidden = w->config->hidden_size, streams = 0;
+
+    if (w->tokens > 0) {
+        place_store(&b, w->tokens, hidden, true);
+        place_values(&b, w->tokens, STORES_CALIBRATION);
+        streams += w->tokens;
+    }
+    if (w->targets) {
+        place_store(&b, w->tokens, hidden, true);
+        place_values(&b, w->tokens, STORES_REFERENCE);
+        streams += w->tokens;
+    }
+    if (w->eval_tokens > 0) {
+        place_store(&b, w->eval_tokens, hidden, true);
+        place_store(&b, w->eval_tokens, hidden, true);
+        place_values(&b, w->eval_tokens, STORES_EVALUATION);
+        streams += 2 * w->eval_tokens;
+    }
+    w->plan->saved = w->config->num_layers > 1 && w->plan->spilled == 0 ? streams * hidden * FLOAT : 0;
+    w->stores_host = w->plan->in_memory;
+}
+
+/* --- before the blocks, and after them */
+
+static int64_t tensor_stored(const struct run_walk *w, int64_t elements)
+{
+    return elements * (int64_t)dtype_rows[model_dtype(w->model)].bytes;
+}
+
+static int64_t head_table(const struct run_walk *w)
+{
+    return tensor_stored(w, w->config->vocab_size * w->config->hidden_size);
+}
+
+static void walk_embedding(struct run_walk *w)
+{
+    const struct model_config *c = w->config;
+
+    if (w->tokens > 0 || w->eval_tokens > 0) {
+        int64_t positions = c->arch->positions != NULL ? c->max_position * c->hidden_size * FLOAT : 0;
+        run_walk_note(w, STAGE_LOADING, head_table(w) + positions, 0);
+        w->plan->work[PHASE_LOAD] += (double)head_table(w);
+    }
+}
+
+static void walk_head(struct run_walk *w)
+{
+    const struct model_config *c = w->config;
+    int64_t rows = memory_plan_logits(c, w->device->host_memory);
+
+    if (w->eval_tokens == 0) {
+        return;
+    }
+    rows = rows < w->eval_tokens ? rows : w->eval_tokens;
+    int64_t bytes = head_table(w) + 2 * rows * (c->hidden_size + c->vocab_size) * FLOAT;
+    run_walk_note(w, STAGE_EVALUATING, bytes, 0);
+    run_walk_scratch(w, STAGE_EVALUATING, bytes,
+                     model_dtype(w->model) != DTYPE_F32 ? gpu_scratch_linear(w->threads, c->hidden_size) : 0);
+    w->plan->work[PHASE_LOAD] += (double)head_table(w);
+    w->plan->work[PHASE_EVALUATE] += 4 * (double)w->eval_tokens * (double)c->vocab_size * (double)c->hidden_size;
+}
+
+/* Each thread has a module's codes and the tensor that is made of them. */
+static void walk_packing(struct run_walk *w, int64_t artifact_bytes)
+{
+    const struct plans *plans = model_plans(w->model);
+    int64_t largest = 0, threads = w->device->threads;
+
+    if (artifact_bytes == 0) {
+        return;
+    }
+    threads = threads < 1 ? 1 : threads < EXPORT_THREADS ? threads : EXPORT_THREADS;
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        for (int i = 0; i < plan->module_count; i++) {
+            int64_t elements = plan->modules[i].rows * plan->modules[i].cols;
+            largest = run_larger(largest, elements);
+        }
+    }
+    w->plan->stages[STAGE_PACKING].host = threads * (run_larger(COPY_PIECE, largest + largest / 2)) + EXPORT_RING;
+    w->plan->work[PHASE_EXPORT] = (double)artifact_bytes;
+}
+
+/* Whether inputs are rounded: while the calibration set passes, or for the evaluation alone. */
+static void walk_inputs(struct run_walk *w)
+{
+    const struct plans *plans = model_plans(w->model);
+
+    for (size_t i = 0; i < plans_modules(plans) && !w->rounds; i++) {
+        struct qscheme scheme;
+        int module;
+        int64_t layer = plans_module_at(plans, i, &module);
+        if (run_walk_solver(w, layer, module, &scheme) == NULL) {
+            continue;
+        }
+        const struct format *format = w->load->format;
+        w->rounds = scheme.input.element != DTYPE_F32;
+        w->rounds_late = w->rounds_late || (format != NULL && format->runtime_input != NULL &&
+                                            format->runtime_input(&scheme).element != DTYPE_F32);
+    }
+}
+
+static bool walk_has_targets(const struct run_walk *w)
+{
+    const struct plans *plans = model_plans(w->model);
+    int64_t narrowest = INT64_MAX;
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        for (int g = 0; g < plan->group_count; g++) {
+            narrowest = plan->groups[g].columns < narrowest ? plan->groups[g].columns : narrowest;
+        }
+    }
+    return w->tokens > 0 && recipe_has_targets(w->load->recipe, w->tokens, narrowest);
+}
+
+static int walk_layers(struct run_walk *w)
+{
+    for (int64_t layer = 0; layer < w->config->num_layers; layer++) {
+        TRY(run_walk_layer(w, layer));
+    }
+    w->outputs = 0;
+    return 0;
+}
+
+int run_plan_make(const struct run_load *load, const struct model *model, const struct gpu_info *device,
+                  int64_t artifact_bytes, struct run_plan *out)
+{
+    struct run_plan plan = {.activations = 0};
+    bool bare = model_is_bare(model);
+    struct run_walk w = {.load = load,
+                         .model = model,
+                         .config = model_config(model),
+                         .device = device,
+                         .threads = device->host_memory ? device->threads : 0,
+                         .tokens = bare ? 0 : load->sequences * load->length,
+                         .eval_tokens = bare ? 0 : load->eval_sequences * load->eval_length,
+                         .expert_bytes = bare ? 0 : memory_plan_experts(model, device),
+                         .plan = &plan};
+
+    w.targets = !bare && walk_has_targets(&w);
+    if (!bare) {
+        walk_inputs(&w);
+        place_stores(&w);
+        place_sets(&w);
+    }
+    walk_embedding(&w);
+    TRY(walk_layers(&w));
+    walk_head(&w);
+    walk_packing(&w, artifact_bytes);
+    plan.codes /= w.config->num_layers;
+    plan.work[PHASE_CHECKPOINT] += (double)plan.saved * (double)w.config->num_layers;
+    *out = plan;
+    return 0;
+}
+
+struct run_memory run_plan_peak(const struct run_plan *plan)
+{
+    struct run_memory peak = {0};
+
+    for (int i = 0; i < STAGE_COUNT; i++) {
+        peak.device = run_larger(peak.device, plan->stages[i].device);
+        peak.host = run_larger(peak.host, plan->stages[i].host);
+    }
+    return peak;
+}

@@ -1,0 +1,458 @@
+/* One block's stay on the device, as pipeline.c, rewrite.c, block_pass.c and solve.c have it: its weights, the
+ * statistics of one input group at a time, what the methods say that they take, and what its results leave. */
+
+#include "pipeline/run_plan_parts.h"
+
+#include "base/err.h"
+#include "gpu/scratch.h"
+
+#include <string.h>
+
+#define FLOAT ((int64_t)sizeof(float))
+#define PIECE_BYTES ((int64_t)4 << 20) /* of a tensor on its way from the file */
+
+struct layer_walk {
+    struct run_walk *w;
+    int64_t layer;
+    const struct plan *plan;
+    int64_t weights; /* loaded, in F32 */
+    int64_t floats;  /* float weights that the reference path still reads */
+    int64_t piece;
+};
+
+static int64_t layer_larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t module_elements(const struct plan_module *module)
+{
+    return module->rows * module->cols;
+}
+
+/* What block_load has, without experts; *largest: the largest stored tensor. */
+static int64_t layer_weights(const struct plan *plan, int64_t stored, int64_t *largest)
+{
+    int64_t elements = 0;
+
+    *largest = 0;
+    for (int i = 0; i < plan->module_count; i++) {
+        const struct plan_module *m = &plan->modules[i];
+        if (m->expert < 0) {
+            elements += module_elements(m) + (m->bias ? m->rows : 0);
+            *largest = layer_larger(*largest, module_elements(m) * stored);
+        }
+    }
+    for (int i = 0; i < plan->norm_count; i++) {
+        elements += plan->norms[i].size * (plan->norms[i].bias ? 2 : 1);
+    }
+    for (int i = 0; i < plan->parameter_count; i++) {
+        int64_t count = 1;
+        for (int axis = 0; axis < plan->parameters[i].rank; axis++) {
+            count *= plan->parameters[i].shape[axis];
+        }
+        elements += count;
+    }
+    return elements * FLOAT;
+}
+
+static int64_t expert_elements(const struct plan_experts *experts)
+{
+    int64_t elements = 0;
+
+    for (int i = 0; i < experts->plan->module_count; i++) {
+        elements += module_elements(&experts->plan->modules[i]);
+    }
+    return elements;
+}
+
+/* Weights of the experts of one turn. */
+static int64_t turn_bytes(const struct run_walk *w, const struct plan_experts *experts)
+{
+    return experts != NULL ? memory_plan_turn(experts, w->expert_bytes) * expert_elements(experts) * FLOAT : 0;
+}
+
+static int64_t layer_turn(const struct layer_walk *l)
+{
+    int64_t bytes = 0;
+
+    for (int s = 0; s < l->plan->step_count; s++) {
+        bytes = layer_larger(bytes, turn_bytes(l->w, l->plan->steps[s].experts));
+    }
+    return bytes;
+}
+
+/* --- one input group */
+
+struct group_walk {
+    const struct plan_group *group;
+    int64_t tokens;  /* that come to it */
+    int64_t stats;   /* bytes of its statistics */
+    int64_t pooled;  /* of all tokens', while an expert's own are too few */
+    int64_t experts; /* bytes of loaded experts */
+    double times;    /* groups like this one: one for each expert */
+    bool aimed;
+};
+
+static int64_t group_tokens(const struct layer_walk *l, const struct plan_group *group)
+{
+    const struct plan_experts *e = group->expert >= 0 ? l->plan->steps[group->step].experts : NULL;
+
+    return e == NULL ? l->w->tokens : l->w->tokens * e->top_k / e->count;
+}
+
+static struct quant_shape group_shape(const struct layer_walk *l, const struct group_walk *g, int module)
+{
+    const struct plan_module *m = &l->plan->modules[module];
+
+    return (struct quant_shape){.rows = m->rows,
+                                .cols = m->cols,
+                                .tokens = g->tokens,
+                                .aimed = g->aimed,
+                                .scores = m->scores,
+                                .threads = l->w->threads};
+}
+
+static bool searches_range(const struct qscheme *scheme)
+{
+    return scheme->input.element != DTYPE_F32 && !scheme->input.dynamic && scheme->input_search;
+}
+
+/* Rows of a sample that stands for all inputs. */
+static int64_t sampled_inputs(const struct run_walk *w)
+{
+    return w->tokens < INPUT_SAMPLE_ROWS ? w->tokens : INPUT_SAMPLE_ROWS;
+}
+
+/* As group_needs and stats_init have it; false: none of its modules is solved. */
+static bool group_statistics(const struct layer_walk *l, struct group_walk *g)
+{
+    const struct run_walk *w = l->w;
+    const struct plan_group *group = g->group;
+    int64_t columns = group->columns, sample = 0, target = 0, ranges = 0;
+    bool any = false;
+
+    for (int i = 0; i < group->count; i++) {
+        struct qscheme scheme;
+        const struct recipe_stage *solver = run_walk_solver(w, l->layer, group->modules[i], &scheme);
+        if (solver == NULL) {
+            continue;
+        }
+        unsigned wants = quantizer_stats(solver->quantizer, solver->params);
+        const struct expert_calibration experts = quant_experts(solver->params);
+        bool fixed = scheme.input.element != DTYPE_F32 && !scheme.input.dynamic;
+        any = true;
+        ranges = (wants & STATS_RANGE) != 0 || fixed ? 2 * columns : ranges;
+        sample = (wants & STATS_SAMPLE) != 0 ? layer_larger(sample, STATS_SAMPLE_TOKENS * columns) : sample;
+        sample = searches_range(&scheme) ? layer_larger(sample, sampled_inputs(w) * columns) : sample;
+        bool starved = group->expert >= 0 && !experts.all && g->tokens < experts.min_tokens;
+        g->pooled = starved ? columns * columns * FLOAT : g->pooled;
+        g->aimed = g->aimed ||
+                   (w->targets && group->expert < 0 && recipe_stage_has_targets(solver, w->tokens, group->columns));
+    }
+    if (g->aimed) {
+        target = columns * (group->residual >= 0 ? l->plan->modules[group->residual].rows : columns);
+    }
+    g->stats = any && w->tokens > 0 ? (columns * columns + ranges + sample + target) * FLOAT : 0;
+    return any;
+}
+
+/* What a method that leaves nothing on the device has there while the result is measured (dequantize). */
+static int64_t measure_bytes(const struct qscheme *scheme, const struct plan_module *m)
+{
+    int64_t elements = module_elements(m);
+    bool tiles = scheme->kind == QTENSOR_NF4 || scheme->kind == QTENSOR_FLOAT8 || scheme->kind == QTENSOR_INT;
+
+    return elements * FLOAT + (tiles ? elements : 0);
+}
+
+static int result_bytes(const struct qscheme *scheme, const struct plan_module *m, int64_t *bytes)
+{
+    struct qtensor_part parts[QTENSOR_PARTS_MAX];
+    struct qtensor q;
+
+    *bytes = 0;
+    TRY(qtensor_describe("", scheme, m->rows, m->cols, 0, &q));
+    int count = qtensor_parts(&q, parts);
+    for (int i = 0; i < count; i++) {
+        *bytes += parts[i].rows * parts[i].cols * (int64_t)dtype_rows[parts[i].dtype].bytes;
+    }
+    return 0;
+}
+
+/* Its modules are solved one after the other, and measured one after the other. */
+static int group_solve_walk(struct layer_walk *l, const struct group_walk *g)
+{
+    struct run_walk *w = l->w;
+    const struct plan_group *group = g->group;
+    int64_t live = l->weights + l->floats + g->experts + g->stats, left = 0, peak = 0, host = 0, results = 0;
+    int64_t judged = 0, measured = 0; /* scratch of output errors, and what is measured */
+
+    for (int i = 0; i < group->count; i++) {
+        const struct plan_module *m = &l->plan->modules[group->modules[i]];
+        const struct quant_shape shape = group_shape(l, g, group->modules[i]);
+        double product = (double)m->rows * (double)m->cols * (double)m->cols;
+        struct qscheme scheme;
+        int64_t bytes;
+        const struct recipe_stage *solver = run_walk_solver(w, l->layer, group->modules[i], &scheme);
+        if (solver == NULL) {
+            continue;
+        }
+        const struct quant_cost cost = quantizer_cost(solver->quantizer, solver->params, &shape);
+        TRY(result_bytes(&scheme, m, &bytes));
+        int64_t searched = searches_range(&scheme) ? sampled_inputs(w) * (m->cols + m->rows) * FLOAT : 0;
+        int64_t working = layer_larger(cost.shared + cost.solving, cost.solved + searched);
+        measured = layer_larger(measured, cost.solved > 0 ? 0 : measure_bytes(&scheme, m));
+        judged = layer_larger(judged, w->tokens > 0 ? gpu_scratch_output_error(w->threads, m->rows, m->cols) : 0);
+        peak = layer_larger(peak, left + layer_larger(working, measured));
+        run_walk_scratch(w, STAGE_QUANTIZING, live + left + cost.shared + cost.solving, cost.scratch);
+        left += cost.solved;
+        results += bytes;
+        host = layer_larger(host, results + cost.host);
+        w->plan->codes += w->device->host_memory ? 0 : module_elements(m);
+        w->plan->work[PHASE_SOLVE] += g->times * cost.operations;
+        w->plan->work[PHASE_MEASURE] +=
+            g->times * ((w->tokens > 0 ? 4 * product : 0) + 40 * (double)module_elements(m));
+    }
+    run_walk_note(w, STAGE_QUANTIZING, live + peak, host);
+    run_walk_scratch(w, STAGE_QUANTIZING, live + layer_larger(left, measured), judged);
+    w->outputs += group->expert < 0 ? results : 0;
+    return 0;
+}
+
+static void group_calibrate_walk(struct layer_walk *l, const struct group_walk *g)
+{
+    struct run_walk *w = l->w;
+    double columns = (double)g->group->columns, tokens = (double)g->tokens;
+
+    if (w->tokens == 0) {
+        return;
+    }
+    run_walk_note(w, STAGE_CALIBRATING, l->weights + l->floats + g->experts + g->stats + g->pooled, 0);
+    if (g->stats > 0) {
+        double target =
+            g->aimed ? 2 * tokens * columns *
+                           (g->group->residual >= 0 ? (double)l->plan->modules[g->group->residual].rows : columns)
+                     : 0;
+        w->plan->work[PHASE_STATISTICS] += g->times * (tokens * columns * (columns + 1) + target);
+    }
+}
+
+/* From its solve to the next sum of the residual stream the float path reads the float weights. */
+static void group_keep_floats(struct layer_walk *l, int g)
+{
+    const struct plan_group *group = &l->plan->groups[g];
+    struct qscheme scheme;
+
+    for (int i = 0; l->w->targets && group->expert < 0 && i < group->count; i++) {
+        bool solved = run_walk_solver(l->w, l->layer, group->modules[i], &scheme) != NULL;
+        l->floats += solved ? module_elements(&l->plan->modules[group->modules[i]]) * FLOAT : 0;
+    }
+    if (plan_residual_before(l->plan, g + 1) != plan_residual_before(l->plan, g)) {
+        l->floats = 0;
+    }
+}
+
+static int layer_solve_groups(struct layer_walk *l)
+{
+    const struct plan *plan = l->plan;
+
+    for (int g = 0; g < plan->group_count; g++) {
+        const struct plan_experts *e = plan->groups[g].expert >= 0 ? plan->steps[plan->groups[g].step].experts : NULL;
+        struct group_walk walk = {.group = &plan->groups[g],
+                                  .tokens = group_tokens(l, &plan->groups[g]),
+                                  .experts = turn_bytes(l->w, e),
+                                  .times = e != NULL ? (double)e->count : 1};
+        if (plan->groups[g].expert > 0) {
+            continue; /* like the first */
+        }
+        bool solved = group_statistics(l, &walk);
+        group_calibrate_walk(l, &walk);
+        TRY(solved ? group_solve_walk(l, &walk) : 0);
+        group_keep_floats(l, g);
+    }
+    return 0;
+}
+
+/* --- rewriting */
+
+static bool rewrite_shape(const struct layer_walk *l, const struct group_walk *g, struct quant_group *out)
+{
+    const struct plan *inner = plan_of_group(l->plan, g->group);
+    int64_t largest = 0;
+
+    *out = (struct quant_group){.batch_tokens = l->w->batch_rows};
+    for (int i = 0; i < g->group->count; i++) {
+        const struct plan_module *m = &l->plan->modules[g->group->modules[i]];
+        struct qscheme scheme;
+        if (run_walk_solver(l->w, l->layer, g->group->modules[i], &scheme) == NULL) {
+            continue;
+        }
+        out->elements += module_elements(m);
+        out->tallest = layer_larger(out->tallest, m->rows);
+        out->group_size = scheme.group_size > 0 ? scheme.group_size : m->cols;
+        if (module_elements(m) > largest) {
+            largest = module_elements(m);
+            out->linear = group_shape(l, g, g->group->modules[i]);
+        }
+    }
+    if (g->group->branch >= 0) {
+        plan_set steps = 0, used = 0;
+        out->branch = inner->values[g->group->branch].width;
+        if (plan_steps(inner, PLAN_BIT(g->group->input) | plan_taken(inner), PLAN_BIT(g->group->branch), &steps,
+                       &used)) {
+            out->branch_flops = plan_flops(inner, steps, 1, l->w->load->length);
+        }
+    }
+    return largest > 0;
+}
+
+static void rewrite_group_walk(struct layer_walk *l, const struct group_walk *g)
+{
+    struct run_walk *w = l->w;
+    const struct recipe *recipe = w->load->recipe;
+    struct quant_group shape;
+
+    if (g->group->fold.kind == FOLD_NONE || !rewrite_shape(l, g, &shape)) {
+        return;
+    }
+    for (int i = 0; i < recipe->count; i++) {
+        const struct recipe_stage *stage = &recipe->stages[i];
+        struct quant_cost cost = {0};
+        if (stage->quantizer->rewrite == NULL) {
+            continue;
+        }
+        if (stage->quantizer->rewrite_cost != NULL) {
+            stage->quantizer->rewrite_cost(stage->params, &shape, &cost);
+        }
+        int64_t stats = (stage->quantizer->rewrite_stats & STATS_RANGE) != 0 ? 2 * g->group->columns * FLOAT : 0;
+        run_walk_note(w, STAGE_QUANTIZING, l->weights + g->experts + stats + cost.solving, cost.host);
+        w->plan->work[PHASE_SOLVE] += g->times * cost.operations;
+        w->plan->work[PHASE_STATISTICS] += g->times * 4 * (double)g->tokens * (double)g->group->columns;
+    }
+}
+
+static void layer_rewrite(struct layer_walk *l)
+{
+    const struct plan *plan = l->plan;
+    const struct recipe *recipe = l->w->load->recipe;
+    int stages = 0;
+
+    for (int i = 0; i < recipe->count; i++) {
+        stages += recipe->stages[i].quantizer->rewrite != NULL ? 1 : 0;
+    }
+    if (stages == 0 || l->w->tokens == 0) {
+        return;
+    }
+    for (int g = 0; g < plan->group_count; g++) {
+        const struct plan_experts *e = plan->groups[g].expert >= 0 ? plan->steps[plan->groups[g].step].experts : NULL;
+        const struct group_walk walk = {.group = &plan->groups[g],
+                                        .tokens = group_tokens(l, &plan->groups[g]),
+                                        .experts = turn_bytes(l->w, e),
+                                        .times = e != NULL ? (double)e->count : 1};
+        if (plan->groups[g].expert <= 0) {
+            rewrite_group_walk(l, &walk);
+        }
+    }
+    l->w->plan->work[PHASE_FORWARD] +=
+        (double)(1 + stages) * plan_flops(plan, ~(plan_set)0, l->w->tokens, l->w->load->length);
+}
+
+/* --- the layer */
+
+static void layer_analyse(const struct layer_walk *l)
+{
+    struct run_walk *w = l->w;
+    const struct recipe_stage *stage = &w->load->recipe->stages[0];
+    int step = plan_find_step(l->plan, STEP_ATTENTION);
+    struct quant_cost cost = {0};
+
+    if (!recipe_analyses(w->load->recipe) || step < 0 || stage->quantizer->rewrite_cost == NULL) {
+        return;
+    }
+    const struct plan_attention *a = &l->plan->steps[step].attention;
+    const struct quant_group shape = {
+        .linear = {.tokens = w->tokens, .threads = w->threads},
+        .batch_tokens = w->batch_rows,
+        .branch = a->kv_heads * (a->head_dim + a->value_dim),
+        .branch_flops = plan_flops(l->plan, PLAN_BIT(step), 1, w->load->length),
+    };
+    stage->quantizer->rewrite_cost(stage->params, &shape, &cost);
+    run_walk_note(w, STAGE_QUANTIZING, l->weights + cost.solving, cost.host);
+    w->plan->work[PHASE_MEASURE] += cost.operations;
+}
+
+static void layer_work(struct layer_walk *l, int64_t stored)
+{
+    const struct run_walk *w = l->w;
+    double elements = 0, passes = 1 + (w->tokens > 0 && recipe_rewrites(w->load->recipe) ? 1 : 0);
+
+    for (int i = 0; i < l->plan->module_count; i++) {
+        bool expert = l->plan->modules[i].expert >= 0;
+        elements +=
+            (expert ? passes + (w->eval_tokens > 0 ? 2 : 0) : 1) * (double)module_elements(&l->plan->modules[i]);
+    }
+    w->plan->work[PHASE_LOAD] += elements * (double)stored;
+    if (w->tokens > 0) {
+        w->plan->work[PHASE_FORWARD] +=
+            (w->targets ? 2 : 1) * plan_flops(l->plan, ~(plan_set)0, w->tokens, w->load->length);
+    }
+    if (w->eval_tokens > 0) {
+        w->plan->work[PHASE_EVALUATE] += 2 * plan_flops(l->plan, ~(plan_set)0, w->eval_tokens, w->load->eval_length);
+    }
+}
+
+static void layer_attention_scratch(const struct layer_walk *l)
+{
+    for (int s = 0; s < l->plan->step_count; s++) {
+        const struct plan_attention *a = &l->plan->steps[s].attention;
+        int64_t length = layer_larger(l->w->load->length, l->w->load->eval_length);
+        int64_t reach = a->window > 0 && a->window < length ? a->window : length;
+        if (l->plan->steps[s].kind == STEP_ATTENTION && length > 0) {
+            run_walk_scratch(l->w, STAGE_CALIBRATING, l->weights, gpu_scratch_attention(l->w->threads, length, reach));
+        }
+    }
+}
+
+/* Of a bare model: one module at a time. */
+static int layer_listed(struct run_walk *w, int64_t layer, int64_t stored)
+{
+    const struct plan *plan = plans_layer(model_plans(w->model), layer);
+
+    for (int g = 0; g < plan->group_count; g++) {
+        int64_t bytes = module_elements(&plan->modules[plan->groups[g].modules[0]]);
+        struct layer_walk l = {.w = w, .layer = layer, .plan = plan, .weights = bytes * FLOAT};
+        struct group_walk walk = {.group = &plan->groups[g], .times = 1};
+        if (!group_statistics(&l, &walk)) {
+            continue;
+        }
+        run_walk_note(w, STAGE_LOADING, l.weights + (bytes * stored < PIECE_BYTES ? bytes * stored : PIECE_BYTES), 0);
+        TRY(group_solve_walk(&l, &walk));
+        w->plan->work[PHASE_LOAD] += (double)(bytes * stored);
+    }
+    return 0;
+}
+
+int run_walk_layer(struct run_walk *w, int64_t layer)
+{
+    int64_t stored = (int64_t)dtype_rows[model_dtype(w->model)].bytes, largest;
+    struct layer_walk l = {.w = w, .layer = layer, .plan = plans_layer(model_plans(w->model), layer)};
+
+    w->outputs = 0;
+    if (plan_is_listed(l.plan)) {
+        return layer_listed(w, layer, stored);
+    }
+    l.weights = layer_weights(l.plan, stored, &largest);
+    l.piece = largest < PIECE_BYTES ? largest : PIECE_BYTES;
+    layer_attention_scratch(&l);
+    run_walk_note(w, STAGE_LOADING, l.weights + l.piece, l.piece);
+    layer_work(&l, stored);
+    layer_analyse(&l);
+    layer_rewrite(&l);
+    TRY(layer_solve_groups(&l));
+    if (w->eval_tokens > 0) {
+        run_walk_note(w, STAGE_EVALUATING, l.weights + layer_turn(&l), 0);
+    }
+    w->plan->work[PHASE_CHECKPOINT] += (double)w->outputs;
+    return 0;
+}
