@@ -30,13 +30,13 @@ function figures({method, recommendation, output, memory, disk, time, parameters
   }
   if (memory) {
     const short = memory.free_bytes !== null && memory.minimum_bytes > memory.free_bytes;
-    rows.push(line("Memory", `up to ${bytes(memory.expected_bytes)}`, `of ${memory.device}; ${bytes(memory.minimum_bytes)} at least${memory.free_bytes === null ? "" : `, ${bytes(memory.free_bytes)} free`}`, short));
+    rows.push(line("Memory", `${memory.upper_bound ? "up to " : ""}${bytes(memory.expected_bytes)}`, `of ${memory.device}; ${bytes(memory.minimum_bytes)} at least${memory.free_bytes === null ? "" : `, ${bytes(memory.free_bytes)} free`}`, short));
   }
   if (disk) {
     rows.push(line("Disk", bytes(disk.needed_bytes), `while it runs; ${bytes(disk.free_bytes)} free`, disk.needed_bytes > disk.free_bytes));
   }
   if (time?.seconds > 0) {
-    rows.push(line("Time", `about ${duration(time.seconds)}`));
+    rows.push(line("Time", `about ${duration(time.seconds)}`, time.basis === "jobs" ? "by the jobs that this machine has finished" : "by a first measurement; closer once a job has finished"));
   }
   return rows.flat();
 }

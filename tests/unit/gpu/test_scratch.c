@@ -1,0 +1,175 @@
+/* What operations take for themselves is what gpu/scratch.h says, on one thread and on several. */
+
+#include "gpu/scratch.h"
+#include "tests/unit/gpu/support.h"
+
+enum { ROWS = 300, COLS = 256, GROUP = 64, TOKENS = 192 };
+
+struct operands {
+    struct tensor w, h, u, codes, scale, zero, y, table, entries;
+};
+
+static const struct gpu_grid grid = {
+    .bits = 4, .group_size = GROUP, .sym = true, .norm = 2.4, .max_shrink = 0.5, .steps = 4, .scale_dtype = DTYPE_F32};
+static const struct gpu_codebook books = {.codebooks = 2, .bits = 5, .group_size = 8, .beam = 1};
+static const struct gpu_attention heads = {
+    .sequences = 1, .length = TOKENS, .heads = 4, .kv_heads = 4, .head_dim = 64, .scale = 0.125f};
+
+static int run_factor(struct rig *rig, struct operands *o)
+{
+    const struct gpu_factor spec = {.damp_percent = 0.01};
+    return rig->ops->factor(rig->stream, &o->u, &o->h, &spec);
+}
+
+static int run_sweep(struct rig *rig, struct operands *o)
+{
+    double loss;
+    return rig->ops->sweep(rig->stream, &o->codes, &o->w, &o->u, &o->scale, &o->zero, NULL, 128, &grid, &loss);
+}
+
+static int run_descend(struct rig *rig, struct operands *o)
+{
+    const struct gpu_descend spec = {.passes = 1, .scales = true};
+    double before, after;
+    return rig->ops->descend(rig->stream, &o->codes, &o->scale, &o->zero, &o->w, &o->h, &grid, &spec, &before, &after);
+}
+
+static int run_clip(struct rig *rig, struct operands *o)
+{
+    return rig->ops->clip(rig->stream, &o->scale, &o->zero, &o->w, &o->h, &grid);
+}
+
+static int run_solve(struct rig *rig, struct operands *o)
+{
+    return rig->ops->solve(rig->stream, &o->y, &o->w, &o->u, NULL);
+}
+
+static int run_output_error(struct rig *rig, struct operands *o)
+{
+    double error, signal;
+    return rig->ops->output_error(rig->stream, &error, &signal, &o->w, &o->y, &o->h);
+}
+
+static int run_cluster(struct rig *rig, struct operands *o)
+{
+    const struct tensor table = tensor_2d(o->table.data, DTYPE_F32, ROWS, 16);
+    return rig->ops->cluster_rows(rig->stream, &table, &o->codes, &o->w, NULL, NULL, 4, DTYPE_F32);
+}
+
+/* The larger of a search for codes and of these sums. */
+static int run_codes(struct rig *rig, struct operands *o)
+{
+    const struct tensor table = tensor_2d(o->table.data, DTYPE_F32, 2 * 32, 8);
+    return rig->ops->code_reduce(rig->stream, &table, &o->y, &o->entries, NULL, &books);
+}
+
+static int run_attention(struct rig *rig, struct operands *o)
+{
+    const struct tensor q = tensor_rows(&o->w, 0, TOKENS), out = tensor_rows(&o->y, 0, TOKENS);
+    return rig->ops->attention(rig->stream, &out, &q, &q, &q, &heads);
+}
+
+static int64_t factor_bytes(int threads)
+{
+    return gpu_scratch_factor(threads, COLS);
+}
+
+static int64_t sweep_bytes(int threads)
+{
+    return gpu_scratch_sweep(threads, ROWS, COLS, GROUP);
+}
+
+static int64_t descend_bytes(int threads)
+{
+    return gpu_scratch_descend(threads, ROWS, COLS, GROUP);
+}
+
+static int64_t clip_bytes(int threads)
+{
+    return gpu_scratch_clip(threads, GROUP);
+}
+
+static int64_t solve_bytes(int threads)
+{
+    return gpu_scratch_solve(threads, COLS);
+}
+
+static int64_t output_error_bytes(int threads)
+{
+    return gpu_scratch_output_error(threads, ROWS, COLS);
+}
+
+static int64_t cluster_bytes(int threads)
+{
+    return gpu_scratch_cluster(threads, COLS, 4);
+}
+
+static int64_t codes_bytes(int threads)
+{
+    return gpu_scratch_codes(threads, ROWS, COLS, 8, 2, 5);
+}
+
+static int64_t attention_bytes(int threads)
+{
+    return gpu_scratch_attention(threads, TOKENS, TOKENS);
+}
+
+static const struct {
+    const char *name;
+    int (*run)(struct rig *rig, struct operands *o);
+    int64_t (*bytes)(int threads);
+} operations[] = {
+    {"factor", run_factor, factor_bytes},
+    {"sweep", run_sweep, sweep_bytes},
+    {"descend", run_descend, descend_bytes},
+    {"clip", run_clip, clip_bytes},
+    {"solve", run_solve, solve_bytes},
+    {"output_error", run_output_error, output_error_bytes},
+    {"cluster_rows", run_cluster, cluster_bytes},
+    {"code_reduce", run_codes, codes_bytes},
+    {"attention", run_attention, attention_bytes},
+};
+
+static void check_operation(size_t i, int threads)
+{
+    struct rig rig;
+    int64_t before, after;
+    rig_open(&rig, threads);
+    struct operands o = {.w = rig_random(&rig, ROWS, COLS, 1),
+                         .h = rig_tensor(&rig, DTYPE_F32, COLS, COLS),
+                         .u = rig_tensor(&rig, DTYPE_F32, COLS, COLS),
+                         .codes = rig_tensor(&rig, DTYPE_U8, ROWS, COLS),
+                         .scale = rig_random(&rig, ROWS, COLS / GROUP, 2),
+                         .zero = rig_tensor(&rig, DTYPE_F32, ROWS, COLS / GROUP),
+                         .y = rig_random(&rig, ROWS, COLS, 3),
+                         .table = rig_random(&rig, ROWS, 16, 4),
+                         .entries = rig_tensor(&rig, DTYPE_U16, ROWS, 2 * COLS / 8)};
+    struct tensor *const all[] = {&o.w, &o.h, &o.u, &o.codes, &o.scale, &o.zero, &o.y, &o.table, &o.entries};
+
+    for (int64_t k = 0; k < COLS; k++) {
+        floats(&o.h)[k * COLS + k] = floats(&o.u)[k * COLS + k] = 1;
+    }
+    ck_assert_rc_ok(rig.ops->memory_peak(rig.gpu.device, true, &before));
+    ck_assert_rc_ok(rig.ops->memory_peak(rig.gpu.device, false, &before));
+    ck_assert_rc_ok(operations[i].run(&rig, &o));
+    ck_assert_rc_ok(rig.ops->memory_peak(rig.gpu.device, false, &after));
+    int64_t took = after - before, said = operations[i].bytes(threads);
+    ck_assert_msg(took >= said && took <= said + 128, "%s on %d threads takes %lld bytes, not %lld", operations[i].name,
+                  threads, (long long)took, (long long)said);
+    for (size_t k = 0; k < sizeof(all) / sizeof(all[0]); k++) {
+        gpu_tensor_free(&rig.gpu, all[k]);
+    }
+    rig_close(&rig);
+}
+
+START_TEST(sizes_are_right)
+{
+    for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
+        check_operation(i, 1);
+        check_operation(i, 3);
+        ck_assert_int_eq(operations[i].bytes(0), 0); /* elsewhere it is another backend's */
+    }
+}
+END_TEST
+
+UNIT_MAIN("gpu_scratch", sizes_are_right)
