@@ -130,7 +130,7 @@ void job_print_gate(const json_t *gate)
     json_array_foreach(json_object_get(gate, "rungs"), i, rung)
     {
         const json_t *bits = json_object_get(json_object_get(rung, "quantization"), "bits");
-        safe_printf(stdout, "rung %-8zu %s: %s, %s", i,
+        safe_printf(stdout, "rung %-8zu %s: %s, %s", i + 1,
                     json_is_true(json_object_get(rung, "passed")) ? "passed" : "failed", print_text(rung, "method"),
                     json_is_integer(bits) ? print_value(bits, a) : "");
         safe_printf(stdout, "%sperplexity %s, mean KL %s nats, top-1 agreement %s\n",

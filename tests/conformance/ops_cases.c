@@ -152,6 +152,7 @@ const struct ops_case ops_cases[] = {
     {"output_error, past a strip", body_output_error, 1100, OPS_NMSE, 1e-11, 1e-9},
     {"nll", body_nll, 0, OPS_NMSE, 1e-11, 1e-11},
     {"nll, reference", body_nll, 1, OPS_NMSE, 1e-11, 1e-11},
+    {"nll, the same", body_nll, 2, OPS_NMSE, 1e-11, 1e-11},
     {"find_nonfinite", body_find_nonfinite, 65600, OPS_EXACT, 0, 0},
     {"find_nonfinite, none", body_find_nonfinite, -1, OPS_EXACT, 0, 0},
     {"zero_dead", body_zero_dead, 40, OPS_EXACT, 0, 0},

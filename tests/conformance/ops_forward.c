@@ -274,7 +274,7 @@ int body_add(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &y);
 }
 
-/* variant: 1 = with a reference. */
+/* variant: 1 = with a reference; 2 = which is the logits. */
 int body_nll(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     static const int32_t targets[] = {5, -1, 999, 0, 17, 3};
@@ -283,9 +283,14 @@ int body_nll(struct ops_rig *rig, int variant, struct ops_output *out)
 
     TRY(ops_random(rig, DTYPE_F32, 6, 1000, 21, &logits));
     TRY(ops_random(rig, DTYPE_F32, 6, 1000, 22, &reference));
-    TRY(rig->gpu.ops->nll(rig->stream, &nll, &logits, variant != 0 ? &reference : NULL, targets));
+    TRY(rig->gpu.ops->nll(rig->stream, &nll, &logits,
+                          variant == 2   ? &logits
+                          : variant == 1 ? &reference
+                                         : NULL,
+                          targets));
     TRY(ops_put_number(out, nll.nll_sum));
     TRY(ops_put_number(out, nll.kl_sum));
+    TRY(ops_put_number(out, (double)nll.agree));
     return ops_put_number(out, (double)nll.count);
 }
 
