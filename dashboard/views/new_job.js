@@ -21,6 +21,7 @@ const LABELS = {
   num_samples: "Sequences", sequence_length: "Tokens of a sequence", text_field: "Member with the text", add_special_tokens: "Add special tokens", packing: "Pack records", shuffle: "Shuffle",
   hold_back: "Part held back", max_tokens: "Tokens at most", max_shard_bytes: "Bytes of a shard", host_memory_bytes: "Bytes of host memory", seed: "Seed", priority: "Priority",
   max_attempts: "Attempts", timeout_seconds: "Time limit in seconds", expires_after_seconds: "Seconds to wait for calibration", metadata: "Metadata", webhook_id: "Webhook", sign: "Sign the artifact",
+  targets: "Runtimes that must load it", tensor_parallel_size: "Devices that they divide it over",
 };
 
 export async function show(main, {query, signal, title}) {
