@@ -95,15 +95,21 @@ int64_t gpu_scratch_cluster(int threads, int64_t cols, int bits)
                           scratch_floats(((int64_t)1 << bits) * (cols + 1)));
 }
 
-int64_t gpu_scratch_codes(int threads, int64_t rows, int64_t cols, int64_t group, int books, int bits)
+int64_t gpu_scratch_code_search(int threads, int64_t rows, int64_t cols, int64_t group, int books, int bits)
 {
-    enum { LANES = 16, ROWS = 32, COLUMNS = 128, SLICES = 8 };
-    int64_t codes = (int64_t)1 << bits, stride = scratch_tiles(codes, LANES) * LANES, groups = cols / group;
+    enum { LANES = 16, ROWS = 32, COLUMNS = 128 };
+    int64_t stride = scratch_tiles((int64_t)1 << bits, LANES) * LANES, groups = cols / group;
     int64_t block = COLUMNS / group < groups ? COLUMNS / group : groups;
-    int64_t shared = scratch_floats(books * group * stride) + scratch_floats(block * books * stride) +
-                     scratch_lines(scratch_tiles(rows, ROWS), sizeof(double));
-    int64_t search = scratch_of(threads, shared, scratch_floats(ROWS * block * group));
-    int64_t sums = scratch_of(threads, scratch_lines(SLICES * books * codes * group, sizeof(double)), 0);
 
-    return search > sums ? search : sums;
+    return scratch_of(threads,
+                      scratch_floats(books * group * stride) + scratch_floats(block * books * stride) +
+                          scratch_lines(scratch_tiles(rows, ROWS), sizeof(double)),
+                      scratch_floats(ROWS * block * group));
+}
+
+int64_t gpu_scratch_code_reduce(int threads, int64_t group, int books, int bits)
+{
+    enum { SLICES = 8 };
+
+    return scratch_of(threads, scratch_lines(SLICES * books * ((int64_t)1 << bits) * group, sizeof(double)), 0);
 }

@@ -20,4 +20,5 @@ int64_t gpu_scratch_output_error(int threads, int64_t rows, int64_t cols);
 /* Of a table of 2^bits values for each row. */
 int64_t gpu_scratch_cluster(int threads, int64_t cols, int bits);
 /* Of `books` codebooks of 2^bits vectors of `group` columns: the search for codes, and sums of what has a code. */
-int64_t gpu_scratch_codes(int threads, int64_t rows, int64_t cols, int64_t group, int books, int bits);
+int64_t gpu_scratch_code_search(int threads, int64_t rows, int64_t cols, int64_t group, int books, int bits);
+int64_t gpu_scratch_code_reduce(int threads, int64_t group, int books, int bits);

@@ -167,11 +167,13 @@ void codebooks_cost(const struct gpu_codebook *spec, const struct quant_shape *s
     int64_t elements = shape->rows * shape->cols, vectors = elements / spec->group_size, books = spec->codebooks;
     int64_t codes = (int64_t)1 << spec->bits, tables = books * codes * spec->group_size;
     int64_t entries = vectors * (books + 1) * (int64_t)sizeof(uint16_t);
+    int64_t sums = gpu_scratch_code_reduce(shape->threads, spec->group_size, spec->codebooks, spec->bits);
+    int64_t search = gpu_scratch_code_search(shape->threads, shape->rows, shape->cols, spec->group_size,
+                                             spec->codebooks, spec->bits);
 
     *out = (struct quant_cost){
         .solving = entries + (4 * elements + 2 * tables + 2 * shape->rows + shape->cols) * (int64_t)sizeof(float),
-        .scratch =
-            gpu_scratch_codes(shape->threads, shape->rows, shape->cols, spec->group_size, spec->codebooks, spec->bits),
+        .scratch = search > sums ? search : sums,
         .host = 2 * elements * (int64_t)sizeof(float) + 2 * entries,
         .operations = 2 * (double)(iterations * books) * (double)elements * (double)codes,
     };

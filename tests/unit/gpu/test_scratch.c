@@ -56,8 +56,14 @@ static int run_cluster(struct rig *rig, struct operands *o)
     return rig->ops->cluster_rows(rig->stream, &table, &o->codes, &o->w, NULL, NULL, 4, DTYPE_F32);
 }
 
-/* The larger of a search for codes and of these sums. */
-static int run_codes(struct rig *rig, struct operands *o)
+static int run_code_search(struct rig *rig, struct operands *o)
+{
+    const struct tensor table = tensor_2d(o->table.data, DTYPE_F32, 2 * 32, 8);
+    double gain;
+    return rig->ops->code_search(rig->stream, &o->entries, &o->y, NULL, &table, NULL, NULL, &books, &gain);
+}
+
+static int run_code_reduce(struct rig *rig, struct operands *o)
 {
     const struct tensor table = tensor_2d(o->table.data, DTYPE_F32, 2 * 32, 8);
     return rig->ops->code_reduce(rig->stream, &table, &o->y, &o->entries, NULL, &books);
@@ -104,9 +110,14 @@ static int64_t cluster_bytes(int threads)
     return gpu_scratch_cluster(threads, COLS, 4);
 }
 
-static int64_t codes_bytes(int threads)
+static int64_t code_search_bytes(int threads)
 {
-    return gpu_scratch_codes(threads, ROWS, COLS, 8, 2, 5);
+    return gpu_scratch_code_search(threads, ROWS, COLS, 8, 2, 5);
+}
+
+static int64_t code_reduce_bytes(int threads)
+{
+    return gpu_scratch_code_reduce(threads, 8, 2, 5);
 }
 
 static int64_t attention_bytes(int threads)
@@ -126,7 +137,8 @@ static const struct {
     {"solve", run_solve, solve_bytes},
     {"output_error", run_output_error, output_error_bytes},
     {"cluster_rows", run_cluster, cluster_bytes},
-    {"code_reduce", run_codes, codes_bytes},
+    {"code_search", run_code_search, code_search_bytes},
+    {"code_reduce", run_code_reduce, code_reduce_bytes},
     {"attention", run_attention, attention_bytes},
 };
 
