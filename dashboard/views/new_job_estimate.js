@@ -67,10 +67,10 @@ export function estimate({body, controls, signal}) {
 
   const ask = debounced(async () => {
     const json = body(), text = JSON.stringify(json);
+    asked?.abort(); /* also where the form is again what the estimate shows */
     if (forbidden || text === shown) {
       return;
     }
-    asked?.abort();
     if (json === null) {
       clear("Name a checkpoint to see what the job would take.");
       return;
@@ -96,6 +96,8 @@ export function estimate({body, controls, signal}) {
       } else {
         clear(`There is no estimate: ${error.message}`);
       }
+    } finally {
+      mine.abort(); /* and lets go of the view's signal */
     }
   }, signal);
 

@@ -79,7 +79,6 @@ export function recommend({schema, model, records, onUse, signal}) {
     asked?.abort();
     const mine = asked = new AbortController();
     signal.addEventListener("abort", () => mine.abort(), {signal: mine.signal});
-    button.disabled = true;
     try {
       show(await (await send("POST", "/v1/quantization/recommendations", {json: body(), signal: mine.signal})).json());
     } catch (error) {
@@ -90,7 +89,7 @@ export function recommend({schema, model, records, onUse, signal}) {
         faults(all(), error.status === 403 ? Object.assign(error, {errors: [{param: null, detail: "This key may not make jobs, so nothing is recommended."}]}) : error, summary);
       }
     }
-    button.disabled = signal.aborted;
+    mine.abort(); /* and lets go of the view's signal */
   }
 
   draw();
