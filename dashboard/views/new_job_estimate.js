@@ -16,6 +16,17 @@ function debounced(run, signal) {
   };
 }
 
+/* The phases of a report that a phase of memory is made of. */
+const PARTS = {loading: ["load"], calibrating: ["forward", "hessian"], quantizing: ["solve", "measure", "checkpoint"], evaluating: ["evaluate"], packing: ["export", "other"]};
+const LABELS = {loading: "Loading", calibrating: "Calibrating", quantizing: "Quantizing", evaluating: "Evaluating", packing: "Packing"};
+
+function phases({memory, time}) {
+  const cells = (one) => [LABELS[one.phase] ?? one.phase, bytes(one.device_bytes), bytes(memory.process_bytes + one.host_bytes), time ? duration((PARTS[one.phase] ?? []).reduce((sum, part) => sum + (time.phases[part] ?? 0), 0)) : "–"];
+  return el("table", {class: "table"}, el("caption", {class: "visually-hidden"}, "Memory and time of each phase"),
+    el("thead", {}, el("tr", {}, ...["Phase", "Device", "Process", "Time"].map((title, at) => el("th", {scope: "col", class: at > 0 ? "number" : null}, title)))),
+    el("tbody", {}, ...memory.phases.map((one) => el("tr", {}, ...cells(one).map((cell, at) => el(at === 0 ? "th" : "td", {scope: at === 0 ? "row" : null, class: at > 0 ? "number" : null}, cell))))));
+}
+
 const line = (label, value, note = null, wrong = false) => [el("dt", {}, label), el("dd", {class: wrong ? "fault" : ""}, value, note ? el("span", {class: "help"}, ` ${note}`) : null)];
 
 function figures({method, recommendation, output, memory, disk, time, parameters}) {
@@ -31,26 +42,28 @@ function figures({method, recommendation, output, memory, disk, time, parameters
   if (memory) {
     const short = memory.free_bytes !== null && memory.minimum_bytes > memory.free_bytes;
     rows.push(line("Memory", `${memory.upper_bound ? "up to " : ""}${bytes(memory.expected_bytes)}`, `of ${memory.device}; ${bytes(memory.minimum_bytes)} at least${memory.free_bytes === null ? "" : `, ${bytes(memory.free_bytes)} free`}`, short));
+    rows.push(line("Process", bytes(memory.host_expected_bytes), `of the host's memory at the peak${memory.host_free_bytes === null ? "" : `; ${bytes(memory.host_free_bytes)} free`}`));
   }
   if (disk) {
     rows.push(line("Disk", bytes(disk.needed_bytes), `while it runs; ${bytes(disk.free_bytes)} free`, disk.needed_bytes > disk.free_bytes));
   }
   if (time?.seconds > 0) {
-    rows.push(line("Time", `about ${duration(time.seconds)}`, time.basis === "jobs" ? "by the jobs that this machine has finished" : "by a first measurement; closer once a job has finished"));
+    rows.push(line("Time", `about ${duration(time.seconds)}`, time.basis === "jobs" ? "by the jobs that this machine has finished" : "by a first measurement of this machine; closer once a job has finished"));
   }
   return rows.flat();
 }
 
 /* {element, ask(), stop()}. body() is the job now, or null where it has no model yet; controls(): those that problems are shown at. */
 export function estimate({body, controls, signal}) {
-  const list = el("dl", {class: "estimate"}), problems = el("ul", {class: "problems"}), said = el("p", {class: "muted", role: "status"});
-  const element = el("section", {class: "panel", "aria-label": "Estimate"}, el("header", {}, el("h2", {}, "Estimate")), el("div", {class: "body stack"}, said, list, problems));
+  const list = el("dl", {class: "estimate"}), problems = el("ul", {class: "problems"}), table = el("div", {class: "scroller"}), more = el("details", {hidden: true}, el("summary", {}, "Phase by phase"), table), said = el("p", {class: "muted", role: "status"});
+  const element = el("section", {class: "panel", "aria-label": "Estimate"}, el("header", {}, el("h2", {}, "Estimate")), el("div", {class: "body stack"}, said, list, more, problems));
   const marked = marks();
   let asked = null, shown = null, forbidden = false; /* asked: what aborts the request under way */
 
   function clear(text) {
     shown = null;
     list.replaceChildren();
+    more.hidden = true;
     problems.replaceChildren();
     marked.show(controls(), []);
     setText(said, text);
@@ -58,6 +71,8 @@ export function estimate({body, controls, signal}) {
 
   function show(found) {
     list.replaceChildren(...figures(found));
+    more.hidden = found.memory === null;
+    table.replaceChildren(...(found.memory === null ? [] : [phases(found)]));
     const sentence = (one) => `${one.detail}${one.hint ? ` (${one.hint})` : ""}`;
     const rest = marked.show(controls(), found.problems);
     problems.replaceChildren(...rest.map((one) => el("li", {class: "fault"}, sentence(one))), ...found.warnings.map((one) => el("li", {class: "warning"}, one.message)));

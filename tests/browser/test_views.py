@@ -188,6 +188,10 @@ def estimates_follow_the_typing():
         wait_until(lambda: figure(page, "Bits per weight").startswith("4."), "bits of four bits")
         equal([json.loads(one.post_data)["quantization"] for one in asked], [{"bits": 4, "damp_percent": 0.055}], "requests for changes in a row")
         said = daemon.request("POST", "/v1/quantization/estimates", json=json.loads(asked[0].post_data)).json
+        region.get_by_text("Phase by phase").click()
+        equal(region.locator("tbody th").all_inner_texts()[:3], ["Loading", "Calibrating", "Quantizing"], "phases")
+        true("about" in figure(page, "Time") and "peak" in figure(page, "Process"), region.inner_text())
+        picture(page, "new-estimate")
         true("free" in figure(page, "Memory") and "free" in figure(page, "Disk") and "times smaller" in figure(page, "Artifact"), region.inner_text())
         equal(figure(page, "Bits per weight").split(" ")[0], "%.2f" % said["output"]["bits_per_weight"])
         control(page, "damp_percent").fill("7")
