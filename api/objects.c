@@ -238,6 +238,18 @@ static const struct schema_row worst_layer_rows[] = {MEMBER(module, STRING), MEM
                                                      MEMBER(output_relative_mse, NUMBER, NULLABLE), END};
 static const struct schema schema_worst_layer = {.name = "WorstLayer", .rows = worst_layer_rows};
 
+static const struct schema_row chosen_candidate_rows[] = {MEMBER(name, STRING),
+                                                          MEMBER(modules, INT, HELP("How many linears got it.")), END};
+static const struct schema schema_chosen_candidate = {.name = "ChosenCandidate", .rows = chosen_candidate_rows};
+
+static const struct schema_row mixed_precision_rows[] = {
+    MEMBER(bits_per_weight, NUMBER, HELP("Of all quantized linears, as the artifact stores them.")),
+    MEMBER(predicted_kl, NUMBER, HELP("What the sensitivity pass expects of the choice, in nats for each token.")),
+    MEMBER(exact, BOOL, HELP("No other choice within the budget has a smaller prediction.")),
+    LIST(candidates, schema_chosen_candidate), END};
+static const struct schema schema_mixed_precision = {
+    .name = "MixedPrecisionResult", .help = "What was chosen of the candidates.", .rows = mixed_precision_rows};
+
 static const struct schema_row result_rows[] = {ID(artifact_id, "art", NULLABLE),
                                                 MEMBER(artifact_deleted_at, TIME, NULLABLE),
                                                 MEMBER(bits_per_weight, NUMBER, NULLABLE),
@@ -247,6 +259,7 @@ static const struct schema_row result_rows[] = {ID(artifact_id, "art", NULLABLE)
                                                 MEMBER(kl_divergence_mean, NUMBER, NULLABLE),
                                                 MEMBER(top1_agreement, NUMBER, NULLABLE),
                                                 LIST(worst_layers, schema_worst_layer),
+                                                OBJECT(mixed_precision, schema_mixed_precision, NULLABLE),
                                                 END};
 static const struct schema schema_result = {.name = "JobResult", .rows = result_rows};
 
@@ -470,6 +483,7 @@ static const struct schema_row report_rows[] = {
     OBJECT(evaluation, schema_evaluation, NULLABLE),
     OBJECT(gate, schema_gate, NULLABLE),
     OBJECT(calibration, schema_report_calibration),
+    OBJECT(mixed_precision, schema_mixed_precision, NULLABLE),
     MEMBER(kv_cache, LIST, NULLABLE, HELP("Scales of keys and values by layer.")),
     MEMBER(analysis, OBJECT, NULLABLE, HELP("Rows and schemes of a method that only analyses.")),
     OBJECT(anatomy, schema_anatomy, NULLABLE, HELP("Where the error comes from; null without rows.")),

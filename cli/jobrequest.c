@@ -8,6 +8,8 @@
 #include "cli/members.h"
 #include "cli/models.h"
 
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -87,6 +89,20 @@ static int set_calibration(json_t *body, const struct jobrequest *options)
     return 0;
 }
 
+/* The average number of bits that a mixture may have. */
+static int set_budget(json_t *body, const char *text)
+{
+    char *end = NULL;
+    double bits = strtod(text, &end);
+
+    if (end == text || *end != '\0' || !isfinite(bits)) {
+        return err_raise(ERR_CONFIG, "--bits-per-weight is \"%.40s\"; it must be a number, such as 3.5", text);
+    }
+    json_t *mixed = members_object(members_object(body, "quantization"), "mixed_precision");
+    (void)json_object_set_new(mixed, "bits_per_weight", json_real(bits));
+    return 0;
+}
+
 int jobrequest_body(const struct jobrequest *options, json_t **out)
 {
     AUTO_JSON json_t *body = NULL;
@@ -106,6 +122,7 @@ int jobrequest_body(const struct jobrequest *options, json_t **out)
         members_int(members_object(body, "quantization"), "bits", options->bits);
         members_int(members_object(body, "quantization"), "group_size", options->group_size);
     }
+    TRY(options->budget != NULL ? set_budget(body, options->budget) : 0);
     TRY(options->format != NULL ? members_text(members_object(body, "output"), "format", options->format) : 0);
     jobrequest_targets(body, options);
     TRY(options->device != NULL ? members_text(members_object(body, "resources"), "device", options->device) : 0);

@@ -8,7 +8,7 @@
 #include <stddef.h>
 
 struct jobrequest {
-    const char *file, *name, *model, *format, *calibration, *evaluation, *device, *webhook;
+    const char *file, *name, *model, *format, *calibration, *evaluation, *device, *webhook, *budget;
     struct option_texts methods, set, metadata, gate, ladder, targets;
     int64_t bits, group_size, devices, samples, length, seed, priority, attempts, timeout;
     struct jobgoal goal; /* of method auto, which it implies where there is no other */
@@ -45,6 +45,12 @@ struct jobrequest {
          .help = "quantization.group_size",                                                                            \
          -1,                                                                                                           \
          1000000},                                                                                                     \
+        {"bits-per-weight",                                                                                            \
+         0,                                                                                                            \
+         OPTION_TEXT,                                                                                                  \
+         "N",                                                                                                          \
+         (at) + offsetof(struct jobrequest, budget),                                                                   \
+         .help = "quantization.mixed_precision.bits_per_weight: a width for each linear, N bits on average at most"},  \
         {"set",                                                                                                        \
          0,                                                                                                            \
          OPTION_TEXTS,                                                                                                 \

@@ -8,6 +8,7 @@
 #include "jobs/rows.h"
 #include "jobs/webhooks.h"
 #include "pipeline/kv_cache.h"
+#include "pipeline/mixture.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -105,11 +106,12 @@ static json_t *override_schema(void)
                      "properties", "match", match, "skip", skip, "method", method, "required", "match");
 }
 
-/* The parameters of one method: its rows, and the two members that have members of their own. */
+/* The parameters of one method: its rows, and the members that have members of their own. */
 static json_t *parameters_of(const struct quantizer *quantizer)
 {
     json_t *schema = spec_quantization_schema(quantizer);
     schemas_set_member(schema, "kv_cache", ref_or_null("KvCache"));
+    schemas_set_member(schema, "mixed_precision", ref_or_null("MixedPrecision"));
     schemas_set_member(schema, "overrides",
                        json_pack("{s:[s, s], s:o}", "type", "array", "null", "items", ref("Override")));
     return schema;
@@ -215,6 +217,7 @@ void service_schemas(json_t *components)
     json_object_set_new(components, "WebhookRequest", webhook_create_schema());
     json_object_set_new(components, "WebhookChange", webhook_change_schema());
     json_object_set_new(components, "KvCache", kv_cache_schema());
+    json_object_set_new(components, "MixedPrecision", mixture_schema());
     json_object_set_new(components, "Override", override_schema());
     schemas_add_layer(components);
     add_job_request(components);

@@ -10,6 +10,7 @@
 #include "jobs/task.h"
 #include "jobs/view.h"
 #include "pipeline/check.h"
+#include "pipeline/mixture.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,12 @@ static void refuse_contradiction(const char *pointer, const char *module, int64_
                             "or create a new job");
 }
 
+/* Modules of a mixture get candidates in turn, of one request as of the other. */
+static int change_assume(const struct job_spec *spec, const struct model *model)
+{
+    return spec->recipe.mixture != NULL ? mixture_assume(&spec->recipe, spec->format, model) : 0;
+}
+
 /* What the finished blocks hold must be what the changed request asks of them. */
 static int check_finished(const struct job_spec *before, const struct job_spec *after, const struct model *model,
                           int64_t blocks, struct validation_errors *errors)
@@ -191,6 +198,15 @@ static int check_finished(const struct job_spec *before, const struct job_spec *
                        "another one",
                        (long long)blocks);
     }
+    if (!json_equal(json_object_get(old, "mixed_precision"), json_object_get(new, "mixed_precision"))) {
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/quantization/mixed_precision",
+                       "\"mixed_precision\" contradicts the %lld finished blocks, whose precisions follow from another "
+                       "one",
+                       (long long)blocks);
+        return 0;
+    }
+    TRY(change_assume(before, model));
+    TRY(change_assume(after, model));
     TRY(done_modules(before, model, blocks, &was, &was_count));
     TRY(done_modules(after, model, blocks, &is, &is_count));
     for (int i = 0; i < was_count || i < is_count; i++) {

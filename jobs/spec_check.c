@@ -2,9 +2,11 @@
 
 #include "jobs/spec.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "pipeline/check.h"
+#include "pipeline/mixture.h"
 #include "pipeline/run_plan.h"
 
 #include <stdio.h>
@@ -221,6 +223,18 @@ void spec_warn_targets(const struct job_spec *spec, json_t *warnings)
     }
 }
 
+/* The budget of a mixture, and what it stores by it; modules get candidates that the format takes. */
+static void check_mixture(struct job_spec *spec, const struct model *model, struct validation_errors *errors)
+{
+    struct disk_plan *disk = &spec->disk;
+    int64_t bytes;
+
+    if (mixture_check(&spec->recipe, spec->format, model, errors, &bytes) == 0 && !spec->format->plain) {
+        disk->artifact += bytes - disk->quantized;
+        disk->quantized = bytes;
+    }
+}
+
 /* Prompts and what follows them have positions. */
 static void check_generation(const struct job_spec *spec, const struct model *model, struct validation_errors *errors)
 {
@@ -244,6 +258,9 @@ static int check_recipe(struct job_spec *spec, const struct model *model, const 
 
     if (!check_mode(spec, model, errors) || !check_costs(&spec->recipe, model, errors)) {
         return validation_raise(errors);
+    }
+    if (spec->recipe.mixture != NULL) {
+        TRY(mixture_assume(&spec->recipe, spec->format, model));
     }
     check_patterns(&spec->recipe, model, errors);
     check_lengths(spec, model, errors);
@@ -269,6 +286,9 @@ static int check_recipe(struct job_spec *spec, const struct model *model, const 
         if (rc != 0) {
             validation_add(errors, rc, "/quantization", "%s", err_last()->message);
         }
+    }
+    if (errors->count == before && spec->recipe.mixture != NULL) {
+        check_mixture(spec, model, errors);
     }
     if (device != NULL && errors->count == before) {
         check_memory(spec, model, device, errors);

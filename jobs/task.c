@@ -14,6 +14,7 @@
 #include "jobs/records.h"
 #include "jobs/worker.h"
 #include "pipeline/check.h"
+#include "pipeline/mixture.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -63,6 +64,7 @@ int task_look_up_blocks(struct task *task)
 
     TRY(recipe_bind(&task->spec.recipe, task->model));
     TRY(patterns_check(task->spec.recipe.patterns));
+    TRY(task->spec.recipe.mixture != NULL ? mixture_assume(&task->spec.recipe, task->spec.format, task->model) : 0);
     TRY(recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count));
     TRY(disk_plan(&task->spec.recipe, task->spec.format, task->model, modules, count, &task->spec.disk));
     free(task->blocks);

@@ -14,6 +14,7 @@
 #include "jobs/rows.h"
 #include "jobs/signature.h"
 #include "pipeline/check.h"
+#include "pipeline/mixture.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -47,6 +48,9 @@ static json_t *provenance(const struct task *task)
     if (origin != NULL && model_is_bare(task->model)) {
         json_object_set_new(origin, "mode", json_string(spec_modes[SPEC_MODEL_FREE]));
         json_object_set_new(origin, "architecture", json_null()); /* unknown */
+    }
+    if (origin != NULL && task->spec.recipe.mixture != NULL) {
+        json_object_set_new(origin, "mixed_precision", mixture_json(task->spec.recipe.mixture));
     }
     json_t *gate = task_gate_json(task);
     if (origin != NULL && gate != NULL) {
@@ -211,14 +215,17 @@ static json_t *environment_json(const struct task *task)
 static json_t *result_json(struct task *task, const char *artifact, const json_t *rows, double bits, double ratio,
                            const struct evaluation_result *e)
 {
-    return json_pack("{s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact,
+    const struct mixture *mixture = artifact != NULL ? task->spec.recipe.mixture : NULL;
+
+    return json_pack("{s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact,
                      "bits_per_weight", number_or_null(bits), "compression_ratio", number_or_null(ratio),
                      "perplexity_before", e->done ? number_or_null(e->perplexity_before) : json_null(),
                      "perplexity_after", e->done ? number_or_null(e->perplexity_after) : json_null(),
                      "kl_divergence_mean", e->done ? number_or_null(e->kl_mean) : json_null(), "top1_agreement",
                      e->done ? number_or_null(e->top1_agreement) : json_null(), "worst_layers", rows_worst(rows),
-                     "evaluation", evaluation_json(e), "environment", environment_json(task), "suggestions",
-                     json_array_size(rows) > 0 ? task_suggestions(task, rows) : json_null());
+                     "evaluation", evaluation_json(e), "mixed_precision",
+                     mixture != NULL ? mixture_summary(mixture) : json_null(), "environment", environment_json(task),
+                     "suggestions", json_array_size(rows) > 0 ? task_suggestions(task, rows) : json_null());
 }
 
 /* The last move, with the job's last columns. result and made are taken; artifact: NULL where there is none. */
@@ -345,6 +352,9 @@ int task_publish(struct task *task)
 
     if (recipe_analyses(&task->spec.recipe)) {
         return publish_report(task);
+    }
+    if (task->spec.recipe.mixture != NULL) { /* it may have been chosen in another process */
+        TRY(mixture_load(task->spec.recipe.mixture, task->directory));
     }
     tell_metrics(task, evaluation);
     id_new("art", made.id);

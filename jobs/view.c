@@ -27,7 +27,7 @@ static const char *const request_members[] = {
 
 static const char *const result_members[] = {
     "artifact_id",      "artifact_deleted_at", "bits_per_weight", "compression_ratio", "perplexity_before",
-    "perplexity_after", "kl_divergence_mean",  "top1_agreement",  "worst_layers",
+    "perplexity_after", "kl_divergence_mean",  "top1_agreement",  "worst_layers",      "mixed_precision",
 };
 
 #define COUNT(list) (sizeof(list) / sizeof((list)[0]))

@@ -4,7 +4,7 @@
 
 #include "base/err.h"
 
-static int64_t format_bytes(const struct format *format, const struct format_module *module)
+int64_t disk_plan_module(const struct format *format, const struct format_module *module)
 {
     struct format_tensor tensors[FORMAT_TENSORS_MAX];
     int64_t bytes = 0;
@@ -44,7 +44,7 @@ int disk_plan(const struct recipe *recipe, const struct format *format, const st
         for (int i = 0; i < count; i++) {
             int64_t elements = modules[i].rows * modules[i].cols;
             plan.parameters += elements;
-            plan.quantized += format_bytes(format, &modules[i]);
+            plan.quantized += disk_plan_module(format, &modules[i]);
             source += elements * element;
             TRY(block_bytes(&modules[i], &plan.blocks));
         }

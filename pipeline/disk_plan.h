@@ -16,6 +16,8 @@ struct disk_plan {
 /* modules: as recipe_modules lists them, of a format that takes them. */
 int disk_plan(const struct recipe *recipe, const struct format *format, const struct model *model,
               const struct format_module *modules, int count, struct disk_plan *out);
+/* The tensors of one module in the artifact. */
+int64_t disk_plan_module(const struct format *format, const struct format_module *module);
 /* In the artifact, with all that is stored in addition to the codes; 0: nothing is quantized. */
 double disk_plan_bits(const struct disk_plan *plan);
 /* While the artifact is written, which is when most is there. */

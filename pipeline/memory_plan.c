@@ -173,6 +173,9 @@ static int64_t range_bytes(const struct recipe *recipe, const struct plans *plan
     for (int i = 0; !any && i < recipe->override_count; i++) {
         any = searches_inputs(recipe, &recipe->overrides[i].solver, module);
     }
+    for (int i = 0; recipe->mixture != NULL && !any && i < recipe->mixture->candidates.count; i++) {
+        any = searches_inputs(recipe, &recipe->mixture->candidates.list[i].solver, module);
+    }
     return any ? INPUT_SAMPLE_ROWS * (2 * s->widest + s->tallest) * (int64_t)sizeof(float) : 0;
 }
 

@@ -20,6 +20,7 @@
 #include "pipeline/evaluate.h"
 #include "pipeline/generate.h"
 #include "pipeline/memory_plan.h"
+#include "pipeline/mixture.h"
 #include "pipeline/reference.h"
 #include "pipeline/rewrite.h"
 #include "pipeline/run_stores.h"
@@ -219,6 +220,7 @@ static int end_blocks(struct run *run, int rc)
 static int run_blocks(struct run *run, struct evaluation_result *result)
 {
     int64_t first_block = 0;
+    TRY(mixture_measure(run));
     int rc = open_run(run, &first_block);
 
     for (int64_t i = first_block; rc == 0 && i < run->config->num_layers; i++) {

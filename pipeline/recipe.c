@@ -209,6 +209,20 @@ static void add_defaults(const struct recipe_stage *stage, const struct quantize
     json_decref(defaults);
 }
 
+static void parse_mixture(const json_t *quantization, const char *pointer, struct validation_errors *errors,
+                          struct recipe *recipe)
+{
+    const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
+    const struct quant_base *base = last->params;
+    char at[192];
+
+    if (base == NULL || base->mixed_precision == NULL) {
+        return;
+    }
+    text_pointer(at, sizeof(at), pointer, "mixed_precision");
+    (void)mixture_parse(base->mixed_precision, last->quantizer, quantization, at, errors, &recipe->mixture);
+}
+
 int recipe_parse(const json_t *method, const json_t *quantization, const char *pointer_method, const char *pointer,
                  struct validation_errors *errors, struct recipe *out)
 {
@@ -236,6 +250,7 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
         if (valid && recipe_measures(&recipe)) {
             recipe_parse_candidates(pointer, errors, &recipe);
         }
+        parse_mixture(filled, pointer, errors, &recipe);
         json_decref(filled);
     }
     if (errors->count + errors->dropped != before) {
@@ -259,6 +274,7 @@ void recipe_deinit(struct recipe *recipe)
     }
     free(recipe->candidates);
     free(recipe->overrides);
+    mixture_free(recipe->mixture);
     patterns_free(recipe->patterns);
     *recipe = (struct recipe){0};
 }
@@ -288,6 +304,9 @@ json_t *recipe_parameters_json(const struct recipe *recipe)
         json_object_set_new(all, "overrides", recipe_overrides_json(recipe, all));
     }
     json_object_set_new(all, "kv_cache", kv_cache_json(&recipe->cache));
+    if (recipe->mixture != NULL) {
+        json_object_set_new(all, "mixed_precision", mixture_request(recipe->mixture, recipe_base(recipe), all));
+    }
     return all;
 }
 
@@ -333,8 +352,9 @@ const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char
     if (decider == RECIPE_LISTED) {
         return NULL;
     }
+    const struct recipe_stage *chosen = recipe->mixture != NULL ? mixture_solver(recipe->mixture, module) : NULL;
     const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
-    return last->quantizer->solve != NULL ? last : NULL;
+    return chosen != NULL ? chosen : last->quantizer->solve != NULL ? last : NULL;
 }
 
 bool recipe_decides(const struct recipe *recipe, const struct plan_module *module, const char *name)
@@ -422,12 +442,15 @@ bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t col
     for (int i = 0; i < recipe->override_count && !has; i++) {
         has = recipe_stage_has_targets(&recipe->overrides[i].solver, tokens, columns);
     }
+    for (int i = 0; recipe->mixture != NULL && i < recipe->mixture->candidates.count && !has; i++) {
+        has = recipe_stage_has_targets(&recipe->mixture->candidates.list[i].solver, tokens, columns);
+    }
     return has;
 }
 
 bool recipe_needs_calibration(const struct recipe *recipe)
 {
-    bool needs = recipe_rewrites(recipe) || recipe->cache.element != DTYPE_F32;
+    bool needs = recipe_rewrites(recipe) || recipe->cache.element != DTYPE_F32 || recipe->mixture != NULL;
 
     for (int i = 0; i < recipe->count && !needs; i++) {
         needs = quantizer_stats(recipe->stages[i].quantizer, recipe->stages[i].params) != STATS_NONE;

@@ -5,6 +5,7 @@
  * The "quantization" object of a request holds the parameters of all stages together; each stage reads its own rows,
  * and a member that no stage knows is an error. */
 
+#include "base/cleanup.h"
 #include "base/validation.h"
 #include "models/cache.h"
 #include "pipeline/pattern.h"
@@ -47,6 +48,39 @@ int sensitivity_candidates_parse(const struct quantizer *usual, const json_t *qu
                                  struct sensitivity_candidates *out);
 void sensitivity_candidates_deinit(struct sensitivity_candidates *candidates); /* zeroed is fine */
 
+/* --- Automatic mixed precision: "mixed_precision" of a request's quantization. Each linear gets one of several
+ * candidates such that the loss that a sensitivity pass predicts is the minimum under a budget (mixture.h). Linears
+ * that runtimes load as one, and the experts of a layer, get the same. Linears with an override of their own keep it,
+ * and count.
+ *
+ *   {"bits_per_weight": 3.5}                                      of all quantized linears
+ *   {"max_bytes": N}                                              of all tensors of the artifact
+ *   {"decode_milliseconds": 5, "memory_bandwidth": 3.35e12}       to read what a token needs once, in bytes per second
+ *
+ * What a linear takes is what its tensors take in the artifact, with scales, zero points and all else that the format
+ * stores for it; in a format of float weights, what its codes and scales would take. */
+enum mixture_budget { MIXTURE_BITS, MIXTURE_BYTES, MIXTURE_DECODE };
+
+struct mixture_choice {
+    char module[PLAN_NAME_MAX];
+    int candidate;
+    double kl; /* expected of the unit (sensitivity.h) that the module is in */
+};
+
+struct mixture {
+    enum mixture_budget budget;
+    double bits_per_weight, max_bytes, decode_milliseconds, memory_bandwidth; /* NAN where not given */
+    int64_t kl_tokens;                                                        /* that losses are measured on */
+    bool listed; /* the request lists the candidates; else those that the format does not take are left out */
+    struct sensitivity_candidates candidates;
+    /* What modules get: until a run has chosen, each set another candidate in turn, for checks of a mixture as such. */
+    struct mixture_choice *choices; /* by name */
+    size_t choice_count;
+    bool chosen;               /* by a run */
+    bool exact;                /* no other choice would lose less; see allocate.h */
+    double predicted_kl, bits; /* of the choice: the sum over its units; average bits of all quantized linears */
+};
+
 struct recipe_override {
     char match[PATTERN_BYTES_MAX + 1];
     bool skip;
@@ -61,7 +95,8 @@ struct recipe {
     int override_count;
     struct patterns *patterns;                 /* every pattern of the request */
     struct cache_scheme cache;                 /* of keys and values; element F32: unquantized */
-    struct sensitivity_candidates *candidates; /* what is tried on every linear (sensitivity.h); NULL: nothing is */
+    struct sensitivity_candidates *candidates; /* what is tried on every linear; NULL: nothing is */
+    struct mixture *mixture;                   /* that solves modules without an override; NULL: the last stage does */
 };
 
 /* method: a name or a list of names. Every error is named under pointer_method and pointer. *out is set on success
@@ -104,3 +139,16 @@ bool recipe_stage_has_targets(const struct recipe_stage *stage, int64_t tokens, 
 bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t columns);
 /* Some stage or override needs statistics of inputs. */
 bool recipe_needs_calibration(const struct recipe *recipe);
+
+/* --- mixtures */
+/* object: the member; usual: the method that solves; quantization: the request's. *out is set on success only. */
+int mixture_parse(const json_t *object, const struct quantizer *usual, const json_t *quantization, const char *pointer,
+                  struct validation_errors *errors, struct mixture **out);
+void mixture_free(struct mixture *mixture); /* NULL is fine */
+CLEANUP_FREE(mixture, struct mixture, mixture_free)
+json_t *mixture_schema(void); /* of the member; new reference */
+/* The member of `base`, with candidates completed so that they mean the same next to `all`, which has every parameter
+ * filled in. New reference. */
+json_t *mixture_request(const struct mixture *mixture, const struct quant_base *base, const json_t *all);
+/* What solves a module that no override decides about; NULL: the mixture has nothing for it. */
+const struct recipe_stage *mixture_solver(const struct mixture *mixture, const char *module);

@@ -8,7 +8,6 @@
 #include "quantizers/sensitivity.h"
 
 #include <stdlib.h>
-
 #include <string.h>
 
 void sensitivity_candidates_deinit(struct sensitivity_candidates *candidates)

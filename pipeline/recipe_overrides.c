@@ -46,7 +46,7 @@ static bool is_model_wide(const struct quantizer *solver, const char *key)
     const struct params_row *row = params_find(solver->params, key);
 
     return strcmp(row->name, "modules_to_not_convert") == 0 || strcmp(row->name, "overrides") == 0 ||
-           strcmp(row->name, "kv_cache") == 0;
+           strcmp(row->name, "kv_cache") == 0 || strcmp(row->name, "mixed_precision") == 0;
 }
 
 void recipe_check_part(const struct quantizer *solver, const json_t *item, const char *pointer,
@@ -177,8 +177,7 @@ static bool is_scalar(const struct params_row *row)
     return row->type != PARAMS_STRINGS && row->type != PARAMS_JSON;
 }
 
-/* Add to `item` the override's parameters that differ from those of `all`. */
-static void fill_override(const struct recipe_stage *solver, const json_t *all, json_t *item)
+void recipe_fill_part(const struct recipe_stage *solver, const json_t *all, json_t *item)
 {
     json_t *own = params_json(solver->quantizer->params, solver->params);
     const char *key, *name;
@@ -201,7 +200,7 @@ json_t *recipe_overrides_json(const struct recipe *recipe, const json_t *all)
 
     for (int i = 0; i < recipe->override_count; i++) {
         if (recipe->overrides[i].solver.quantizer != NULL) {
-            fill_override(&recipe->overrides[i].solver, all, json_array_get(list, (size_t)i));
+            recipe_fill_part(&recipe->overrides[i].solver, all, json_array_get(list, (size_t)i));
         }
     }
     return list;

@@ -26,3 +26,6 @@ json_t *recipe_overrides_json(const struct recipe *recipe, const json_t *all);
 /* Every pattern of the request into recipe->patterns. */
 void recipe_collect_patterns(const json_t *quantization, const char *pointer, struct validation_errors *errors,
                              struct recipe *recipe);
+/* Add to `item`, an override or a candidate, those of its solver's parameters that differ from `all`, which has every
+ * parameter of the request filled in. */
+void recipe_fill_part(const struct recipe_stage *solver, const json_t *all, json_t *item);

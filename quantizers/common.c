@@ -29,6 +29,10 @@ const struct params_row quant_base_rows[] = {
     QUANT_ROW(PARAMS_JSON, quant_base, kv_cache, "null",
               .help = "Calibrated scales for a quantized key and value cache: {\"dtype\": \"fp8_e4m3\" or \"int8\", "
                       "\"granularity\": \"per_tensor\" or \"per_head\"}."),
+    QUANT_ROW(PARAMS_JSON, quant_base, mixed_precision, "null", .quiet = true,
+              .help = "Choose among several widths for each linear, such that the loss is the smallest under a budget: "
+                      "{\"bits_per_weight\": 3.5}, {\"max_bytes\": ...} or {\"decode_milliseconds\", "
+                      "\"memory_bandwidth\"}, with \"candidates\" where they are not all widths of the method."),
     QUANT_ROW(PARAMS_BOOL, quant_base, calibrate_all_experts, "false", .quiet = true,
               .help = "In models with experts, calibrate each expert with every token rather than with those that are "
                       "routed to it."),

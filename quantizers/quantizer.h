@@ -63,6 +63,7 @@ struct quant_base {
     json_t *modules_to_not_convert; /* module paths, globs or "re:" patterns left in float; NULL = none */
     json_t *overrides;              /* [{"match":...,...}]: the pipeline's business; NULL = none */
     json_t *kv_cache;               /* {"dtype","granularity"}: likewise; NULL = the cache stays as it is */
+    json_t *mixed_precision;        /* {"bits_per_weight", ...}: likewise; NULL = one scheme for all */
     json_t *float_inputs;           /* patterns of modules whose inputs stay as they are; NULL = none */
     bool calibrate_all_experts;     /* experts see every token */
     int64_t expert_min_tokens;      /* with fewer, an expert's statistics are shrunk to those of all tokens */
