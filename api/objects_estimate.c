@@ -49,6 +49,7 @@ static const struct schema_row disk_rows[] = {
     MEMBER(spilled_bytes, INT, HELP("Activations beyond their budget of memory.")),
     MEMBER(saved_bytes, INT, HELP("Activations that a job goes on from after an interruption, at most.")),
     MEMBER(needed_bytes, INT, HELP("All of these: while the artifact is written.")),
+    MEMBER(reserved_bytes, INT, HELP("What jobs that have not ended have still to write.")),
     MEMBER(free_bytes, INT),
     END};
 static const struct schema schema_disk = {.name = "EstimatedDisk", .rows = disk_rows};

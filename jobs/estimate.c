@@ -117,10 +117,14 @@ static json_t *output_json(const struct job_spec *spec, const struct model *mode
 static json_t *disk_json(const struct estimate *e)
 {
     const struct disk_plan *disk = &e->spec->disk;
+    struct quota_row use = {.disk_bytes = 0};
 
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "blocks_bytes", (json_int_t)disk->blocks, "artifact_bytes",
+    (void)store_quota_get(e->service->store, e->who->project, &use); /* what fails is said by check_room */
+
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "blocks_bytes", (json_int_t)disk->blocks, "artifact_bytes",
                      (json_int_t)disk->artifact, "spilled_bytes", (json_int_t)e->plan.spilled, "saved_bytes",
-                     (json_int_t)e->plan.saved, "needed_bytes", (json_int_t)disk_plan_max(disk), "free_bytes",
+                     (json_int_t)e->plan.saved, "needed_bytes", (json_int_t)disk_plan_max(disk), "reserved_bytes",
+                     (json_int_t)use.disk_bytes, "free_bytes",
                      (json_int_t)fs_free_bytes(store_data_dir(e->service->store)));
 }
 

@@ -337,6 +337,7 @@ static int change_retry(struct service *service, const struct job_row *row, cons
         .progress = row->progress,
         .warnings = row->warnings,
         .reserved_bytes = spec->disk.artifact,
+        .disk_bytes = disk_plan_max(&spec->disk),
         .calibration = row->calibration,
         .evaluation = row->evaluation,
     };

@@ -147,14 +147,18 @@ int admission_capacity(struct service *service, const struct principal *who, con
     if (waiting >= service->max_queued) {
         return err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
     }
+    struct quota_row use;
+    TRY(store_quota_get(service->store, who->project, &use));
     int64_t need = disk_plan_max(&spec->disk), space = fs_free_bytes(store_data_dir(service->store));
-    if (space >= 0 && need > space) {
+    if (space >= 0 && need > space - use.disk_bytes) {
         int rc = err_raise(ERR_DISK_FULL,
                            "the job stores about %lld MiB until its artifact is published (finished "
-                           "blocks %lld MiB, artifact %lld MiB, activations %lld MiB), and %lld MiB are free",
+                           "blocks %lld MiB, artifact %lld MiB, activations %lld MiB), and %lld MiB are free, of which "
+                           "jobs that have not ended will take "
+                           "%lld MiB",
                            (long long)(need >> 20), (long long)(spec->disk.blocks >> 20),
                            (long long)(spec->disk.artifact >> 20), (long long)(spec->disk.activations >> 20),
-                           (long long)(space >> 20));
+                           (long long)(space >> 20), (long long)(use.disk_bytes >> 20));
         return err_set_hint(rc, "delete artifacts and files that nobody needs, or move the data directory to a larger "
                                 "disk; fewer calibration.num_samples make fewer activations");
     }
@@ -183,6 +187,7 @@ static int store_new(struct service *service, const struct principal *who, const
                                 .tracestate = trace != NULL && trace->state[0] != '\0' ? trace->state : NULL,
                                 .warnings = warnings,
                                 .reserved_bytes = spec->disk.artifact,
+                                .disk_bytes = disk_plan_max(&spec->disk),
                                 .created_at = clock_unix_seconds()};
     TRY(job_create(service->store, &row, spec->calibration.stream, idempotency));
     return service_job_get(service, who, id, job);

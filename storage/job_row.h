@@ -80,6 +80,7 @@ struct job_row {
     int64_t seq;   /* number of the last event */
     int64_t created_at, queued_at, started_at, finished_at, cancelled_at;
     int64_t reserved_bytes; /* of its artifact, as estimated: they count for its project until the job ends */
+    int64_t disk_bytes;     /* of all that it stores while its artifact is written, as estimated */
     json_t *request;        /* as spec_json makes it */
     json_t *result, *error, *warnings;
     json_t *gate; /* how rungs of a gate's ladder came out, and which one is next; NULL: none has yet */

@@ -323,9 +323,16 @@ static const char *const step_gates[] = {
     NULL,
 };
 
-static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns,
-                                           step_traces, step_keys,     step_quotas,          step_signatures,
-                                           step_pairs,  step_webhooks, step_tried,           step_gates};
+static const char *const step_disk[] = {
+    /* What a job is expected to have on disk at most, next to the part of it that is its artifact's. */
+    "ALTER TABLE jobs ADD COLUMN disk_bytes INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE jobs SET disk_bytes = reserved_bytes;",
+    NULL,
+};
+
+static const char *const *const steps[] = {
+    step_tables,     step_projects, step_project_indexes, step_columns, step_traces, step_keys, step_quotas,
+    step_signatures, step_pairs,    step_webhooks,        step_tried,   step_gates,  step_disk};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 

@@ -44,6 +44,7 @@ enum column_kind { KIND_TEXT, KIND_STATUS, KIND_INT, KIND_TIME, KIND_REAL, KIND_
     X(finished_at, finished_at, TIME, JOB_SET_FINISHED_AT)            \
     X(cancelled_at, cancelled_at, TIME, JOB_SET_CANCELLED_AT)         \
     X(reserved_bytes, reserved_bytes, INT, JOB_SET_RESERVED)          \
+    X(disk_bytes, disk_bytes, INT, JOB_SET_RESERVED)                  \
     X(request, request, JSON, JOB_SET_REQUEST)                        \
     X(result, result, JSON, JOB_SET_RESULT)                           \
     X(error, error, JSON, JOB_SET_ERROR)                              \

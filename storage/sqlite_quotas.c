@@ -43,6 +43,10 @@ static int quota_read_use(struct state *state, const char *project, struct quota
                               " COALESCE((SELECT stored FROM project_bytes WHERE project = ?1), 0),"
                               " COALESCE((SELECT uploading FROM project_bytes WHERE project = ?1), 0),"
                               " (SELECT COALESCE(SUM(reserved_bytes), 0) FROM jobs WHERE project = ?1 AND status IN"
+                              "  ('awaiting_calibration', 'queued', 'paused', 'running', 'pausing', 'cancelling')),"
+                              " (SELECT COALESCE(SUM(disk_bytes - CASE WHEN layers_total > 0"
+                              "  THEN (disk_bytes - reserved_bytes) * layers_done / layers_total ELSE 0 END), 0)"
+                              "  FROM jobs WHERE status IN"
                               "  ('awaiting_calibration', 'queued', 'paused', 'running', 'pausing', 'cancelling'))";
     sqlite3_stmt *row;
 
@@ -52,6 +56,7 @@ static int quota_read_use(struct state *state, const char *project, struct quota
             quota->used[i] = sqlite3_column_int64(row, i);
         }
         quota->reserved_bytes = sqlite3_column_int64(row, QUOTA_COUNT);
+        quota->disk_bytes = sqlite3_column_int64(row, QUOTA_COUNT + 1);
         sqlite_done(row);
         rc = 0;
     }

@@ -151,6 +151,7 @@ struct quota_row {
      * each blob once; bytes of uploads that are not complete, as they were announced. */
     int64_t used[QUOTA_COUNT];
     int64_t reserved_bytes; /* of the artifacts of jobs that have not ended, as they were estimated */
+    int64_t disk_bytes;     /* that jobs of all projects that have not ended have still to write, likewise */
 };
 /* Of projects that set none. Before use; without it there are no limits. */
 void store_quota_defaults(struct store *store, const int64_t limits[QUOTA_COUNT]);

@@ -101,6 +101,12 @@ def jobs_that_cannot_run():
             refused = daemon.request("POST", JOBS, json=body)
             equal((refused.status, refused.json["errors"][0]["code"]), (422, "insufficient_memory"), repr(refused))
             model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
+            waiting = {"model": model, "method": "gptq", "quantization": {"bits": 4, "group_size": 64},
+                       "calibration": {"stream": True, "num_samples": 8, "sequence_length": 128}}
+            before = estimate(daemon, waiting)["disk"]
+            post(daemon, JOBS, json=waiting)
+            after = estimate(daemon, waiting)["disk"]
+            equal((before["reserved_bytes"], after["reserved_bytes"]), (0, before["needed_bytes"]), "what waiting jobs will write")
             wrong = {"model": model, "method": "gptq", "quantization": {"bits": 4, "overrides": [{"match": "*.nowhere", "skip": True}]},
                      "calibration": {"stream": True}, "resources": {"device": "cuda:7"}}
             said = estimate(daemon, wrong)
