@@ -168,7 +168,8 @@ struct gpu_distribution {
     double square, fourth; /* sum w^2, w^4 */
     double range_sq;       /* sum over the weights of max^2, the largest magnitude in a weight's group */
     double part_range_sq;  /* the same, of the largest magnitude in its part of DISTRIBUTION_PART weights */
-    double max_to_median;  /* the largest ratio of max to the lower median of magnitudes, where that is not 0 */
+    double max_to_median;  /* the largest ratio of max to the lower median of magnitudes, cut to BF16, where that is not
+                              0 */
     int64_t far;           /* weights beyond DISTRIBUTION_FAR such medians */
 };
 

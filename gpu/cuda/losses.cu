@@ -92,16 +92,17 @@ int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t ro
     return (int)cudaGetLastError();
 }
 
-/* The lower median of n magnitudes, by bisection over their bits, which have their order. All threads of the block. */
+/* The lower median of n magnitudes, cut to BF16, by bisection over their upper halves, which have their order. All
+ * threads of the block. */
 static __device__ float block_median(const float *w, int64_t n, float max, long long *counts)
 {
-    int low = 0, high = __float_as_int(max);
+    int low = 0, high = __float_as_int(max) >> 16;
 
     while (low < high) {
         int middle = low + (high - low) / 2;
         long long count = 0;
         for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-            count += __float_as_int(fabsf(w[i])) <= middle;
+            count += __float_as_int(fabsf(w[i])) >> 16 <= middle;
         }
         if (block_sum(count, counts) >= (n + 1) / 2) {
             high = middle;
@@ -109,7 +110,7 @@ static __device__ float block_median(const float *w, int64_t n, float max, long 
             low = middle + 1;
         }
     }
-    return __int_as_float(low);
+    return __int_as_float(low << 16);
 }
 
 /* Parts of DISTRIBUTION_PART weights, one warp each: this thread's share of their ranges, and of the sums. */

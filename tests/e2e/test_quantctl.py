@@ -116,6 +116,7 @@ def show_report(client, daemon, first, second):
     true(all(row["module"] in client.run("report", first, "--all").out for row in rows), "all are shown with --all")
     equal(client.run("report", first, "--json").json, daemon.get("%s/%s/report" % (JOBS, first)), "report --json")
     client.run("report", first, "--metric", "nonsense", status=USAGE)
+    show_advice(client, daemon, first, text)
     both = client.run("compare", first, second, "--json").json
     equal(both, daemon.get("/v1/quantization/compare?jobs=%s,%s" % (first, second)), "compare --json")
     equal(sorted(module["module"] for module in both["modules"]), sorted(row["module"] for row in rows), "modules that are compared")
@@ -128,6 +129,18 @@ def show_report(client, daemon, first, second):
     client.run("compare", first, "mdl_1", status=USAGE)
     true("perplexity after" in client.run("compare", first, second).out, "a comparison is shown")
     client.run("compare", first, status=USAGE)
+
+
+def show_advice(client, daemon, job, text):
+    report = daemon.get("%s/%s/report" % (JOBS, job))
+    true(report["anatomy"]["summary"] in text and report["anatomy"]["worst"][0]["sentence"] in text, "the error is explained")
+    true(report["suggestions"] and all(one["reason"] in text for one in report["suggestions"]), "suggestions are shown")
+    body = client.run("report", job, "--apply", "1").json
+    true(body != report["request"] and body["model"] == report["request"]["model"], "the request with a change: %r" % body)
+    answer = daemon.request("POST", JOBS, json=body)
+    equal(answer.status, 201, "status of the changed job (%r)" % answer)
+    daemon.request("POST", "%s/%s/cancel" % (JOBS, answer.json["id"]))
+    client.run("report", job, "--apply", "99", status=USAGE)
 
 
 def pull_artifact(client, daemon, job):

@@ -27,7 +27,12 @@ static void add_group(struct gpu_distribution *want, double *x, int64_t n)
         want->part_range_sq += (double)count * pow(largest(x + i, count), 2);
     }
     qsort(x, (size_t)n, sizeof(*x), ascending);
-    double median = x[(n - 1) / 2];
+    float exact = (float)x[(n - 1) / 2];
+    uint32_t bits;
+    memcpy(&bits, &exact, sizeof(bits));
+    bits &= 0xffff0000u; /* cut to BF16 */
+    memcpy(&exact, &bits, sizeof(bits));
+    double median = (double)exact;
     want->range_sq += (double)n * x[n - 1] * x[n - 1];
     for (int64_t i = 0; i < n; i++) {
         want->square += x[i] * x[i];
@@ -51,6 +56,26 @@ static struct gpu_distribution distribution_of(const struct tensor *w, int64_t g
     free(x);
     return want;
 }
+
+/* Rows longer than what is searched at once, and a median far below the largest magnitude. */
+START_TEST(long_rows_have_their_median)
+{
+    struct rig rig;
+    struct gpu_distribution got;
+    rig_open(&rig, 2);
+    struct tensor w = rig_random(&rig, 2, 5000, 9);
+    for (int i = 0; i < 5000; i++) {
+        floats(&w)[5000 + i] *= i % 2 == 0 ? 1e-6f : 1.0f;
+    }
+    floats(&w)[5000] = 1.0f;
+    const struct gpu_distribution want = distribution_of(&w, 5000);
+    ck_assert_rc_ok(rig.ops->distribution(rig.stream, &got, &w, 5000));
+    ck_assert_near(got.max_to_median, want.max_to_median, 1e-12 * want.max_to_median);
+    ck_assert_int_eq(got.far, want.far);
+    gpu_tensor_free(&rig.gpu, &w);
+    rig_close(&rig);
+}
+END_TEST
 
 static void check_distribution(const struct gpu_distribution *got, const struct gpu_distribution *want)
 {
@@ -127,4 +152,4 @@ START_TEST(columns_have_their_energy)
 }
 END_TEST
 
-UNIT_MAIN("gpu/distribution", a_distribution_is_by_definition, columns_have_their_energy)
+UNIT_MAIN("gpu/distribution", long_rows_have_their_median, a_distribution_is_by_definition, columns_have_their_energy)

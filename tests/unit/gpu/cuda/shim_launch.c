@@ -377,7 +377,9 @@ static void add_distribution(struct launch_distribution_row *row, const float *w
         part = ends ? 0 : part;
     }
     qsort(sorted, (size_t)n, sizeof(*sorted), ascending_magnitudes);
-    double max = (double)sorted[n - 1], median = (double)sorted[(n - 1) / 2];
+    uint32_t bits;
+    memcpy(&bits, &sorted[(n - 1) / 2], sizeof(bits));
+    double max = (double)sorted[n - 1], median = (double)dtype_bf16_to_f32((uint16_t)(bits >> 16));
     row->range_sq += (double)n * max * max;
     row->max_to_median = median > 0 ? fmax(row->max_to_median, max / median) : row->max_to_median;
     for (int64_t i = 0; median > 0 && i < n; i++) {
