@@ -225,14 +225,10 @@ static void print_argument(const char *option, const char *text)
         return;
     }
     putchar('\'');
-    for (; *text != '\0'; text += strcspn(text, "'")) {
-        if (*text == '\'') {
-            safe_printf(stdout, "'\\''");
-            text++;
-        }
-        safe_printf(stdout, "%.*s", (int)strcspn(text, "'"), text);
+    for (const char *quote; (quote = strchr(text, '\'')) != NULL; text = quote + 1) {
+        safe_printf(stdout, "%.*s'\\''", (int)(quote - text), text);
     }
-    putchar('\'');
+    safe_printf(stdout, "%s'", text);
 }
 
 static void print_count(const char *option, int64_t value)
