@@ -52,7 +52,11 @@ DIGESTS = os.path.join(HERE, "digests.txt")
 SHIM = os.environ.get("QUANTD_SHIM_MODULE_DIR", "")
 TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_bytes", "gpu_peak_bytes", "artifact_bytes",
          "compression_ratio", "environment", "job_id", "model", "file_id", "created_at"}
-ADDED = {"expires_after_seconds", "webhook_id", "sign", "mode"}  # members of requests that are younger than the digests
+# Members of requests and reports that are younger than the digests.
+ADDED = {"expires_after_seconds", "webhook_id", "sign", "mode", "gate", "targets", "tensor_parallel_size", "recommendation", "mixed_precision",
+         "top1_agreement", "generation", "anatomy", "suggestions", "error_alignment", "weight_kurtosis", "weight_max_to_median",
+         "weight_outlier_fraction", "weight_channel_max_to_median", "full_range_mse", "part_range_ratio", "input_channel_max_to_median",
+         "input_evenness", "error_channels", "signal_channels", "top_channels"}
 
 
 def digest_json(value):
