@@ -48,8 +48,7 @@ static int awq_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 
 static int awq_accepts_all(const struct format_config *config)
 {
-    TRY(format_check_one_geometry(config, "awq", "format compressed-tensors takes several"));
-    return format_check_fused(config);
+    return format_check_one_geometry(config, "awq", "format compressed-tensors takes several");
 }
 
 static int awq_warn(const struct format_config *config, json_t *warnings)
@@ -150,6 +149,7 @@ const struct format format_awq = {
     .help =
         "4 bits, symmetric or asymmetric, one geometry for the model. Loads in transformers (with gptqmodel) and in "
         "vLLM.",
+    .fuses = true,
     .scale_dtype = format_scale_f16,
     .accepts = awq_accepts,
     .accepts_all = awq_accepts_all,

@@ -16,8 +16,6 @@ int format_check_shape(const struct qscheme *scheme, int64_t rows, int64_t cols)
 bool format_same_geometry(const struct qscheme *a, const struct qscheme *b);
 /* For formats whose config states one geometry: ERR_INCOMPATIBLE_OPTIONS unless all modules have the first one's. */
 int format_check_one_geometry(const struct format_config *config, const char *name, const char *hint);
-/* What runtimes fuse (q/k/v, gate/up) must be quantized alike or not at all. ERR_INCOMPATIBLE_OPTIONS. */
-int format_check_fused(const struct format_config *config);
 /* stored.c: modules that the checkpoint does not have as linears. ERR_INCOMPATIBLE_OPTIONS where the format's loaders
  * would not find them. */
 int format_check_stored(const struct format *format, const struct format_config *config);

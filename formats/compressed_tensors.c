@@ -71,7 +71,7 @@ static int ct_accepts_all(const struct format_config *config)
     if (geometries(config, schemes) > CT_GROUPS_MAX) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "more than %d different geometries in one model", CT_GROUPS_MAX);
     }
-    return format_check_fused(config);
+    return 0;
 }
 
 static int ct_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
@@ -280,6 +280,7 @@ const struct format format_compressed_tensors = {
         "3, 5, 6 and 7 bits and mixtures need 0.18 or newer) and in vLLM (4 and 8 bits on every device, the other "
         "widths on CUDA).",
     .bare = true,
+    .fuses = true,
     .scale_dtype = ct_scale_dtype,
     .accepts = ct_accepts,
     .accepts_all = ct_accepts_all,

@@ -51,13 +51,14 @@ struct format {
     const char *help;
     bool plain;            /* any result as float weights, which saves nothing and says nothing of inputs */
     bool bare;             /* carries bare models, too (models/bare.h) */
+    bool fuses;            /* loaders take what plan.fused lists as one linear: all of a set or none, and alike */
     bool conv1d;           /* its loaders replace linears that the model stores by inputs */
     const char *side_file; /* extra copy of the config object, or NULL: "quantize_config.json" */
     /* What scales are stored as, for a model of this dtype. */
     enum dtype (*scale_dtype)(enum dtype model_dtype);
     /* One module: 0, or ERR_INCOMPATIBLE_OPTIONS with the reason and a hint. */
     int (*accepts)(const struct qscheme *scheme, int64_t rows, int64_t cols);
-    /* All modules together (one global geometry? fused siblings alike?); may be NULL. */
+    /* All modules together (one global geometry?); may be NULL. */
     int (*accepts_all)(const struct format_config *config);
     /* A quantized key and value cache: 0, or why not; NULL: the format has no place for its scales. */
     int (*accepts_cache)(const struct cache_scheme *scheme);

@@ -98,8 +98,7 @@ static int gptq_check_paths(const struct format_config *config)
 static int gptq_accepts_all(const struct format_config *config)
 {
     TRY(format_check_one_geometry(config, "gptq", "format compressed-tensors takes several"));
-    TRY(gptq_check_paths(config));
-    return format_check_fused(config);
+    return gptq_check_paths(config);
 }
 
 static int gptq_warn(const struct format_config *config, json_t *warnings)
@@ -285,6 +284,7 @@ const struct format format_gptq = {
     .help = "2, 3, 4 or 8 bits, symmetric, one geometry for the model. Loads in transformers (with gptqmodel) and in "
             "vLLM (4 "
             "and 8 bits).",
+    .fuses = true,
     .conv1d = true,
     .side_file = "quantize_config.json",
     .scale_dtype = format_scale_f16,
@@ -301,6 +301,7 @@ const struct format format_gptq_v2 = {
     .title = "GPTQ, version 2",
     .help = "2, 3, 4 or 8 bits, symmetric or asymmetric, one geometry for the model. Loads in transformers (with "
             "gptqmodel) and, symmetric with 4 or 8 bits, in vLLM.",
+    .fuses = true,
     .conv1d = true,
     .side_file = "quantize_config.json",
     .scale_dtype = format_scale_f16,

@@ -176,7 +176,7 @@ static int check_fused(const struct plan_fused *fused, const struct format_modul
     return 0;
 }
 
-int format_check_fused(const struct format_config *config)
+static int check_all_fused(const struct format_config *config)
 {
     const struct format_module **table = NULL;
     const struct plans *plans = model_plans(config->model);
@@ -265,7 +265,10 @@ static int formats_judge(const struct format *format, const struct format_config
         }
     }
     TRY(format_check_stored(format, config));
-    return format->accepts_all == NULL ? 0 : format->accepts_all(config);
+    if (format->accepts_all != NULL) {
+        TRY(format->accepts_all(config));
+    }
+    return format->fuses ? check_all_fused(config) : 0;
 }
 
 bool format_carries(const struct format *format, const struct format_config *config)

@@ -32,12 +32,12 @@ static const struct plan_experts *mixture_experts(const struct plan *plan, int m
     return NULL;
 }
 
-/* The first module of those that a module is tied to. */
-static int mixture_tied_to(const struct plan *plan, int module)
+/* The first module of those that a module is tied to. fuses: the format's loaders take those of one input as one. */
+static int mixture_tied_to(const struct plan *plan, int module, bool fuses)
 {
     const struct plan_experts *experts = mixture_experts(plan, module);
 
-    for (int f = 0; experts == NULL && f < plan->fused_count; f++) {
+    for (int f = 0; fuses && experts == NULL && f < plan->fused_count; f++) {
         for (int i = 0; i < plan->fused[f].count; i++) {
             if (plan->fused[f].modules[i] == module) {
                 return plan->fused[f].modules[0];
@@ -103,7 +103,7 @@ static void mixture_add_choice(struct mixture_builder *b, const struct plan *lay
 {
     const struct mixture *mixture = b->recipe->mixture;
     struct mixture_module *m = &b->plan->modules[b->plan->count++];
-    int tied = mixture_tied_to(layer, number);
+    int tied = mixture_tied_to(layer, number, b->format == NULL || b->format->fuses);
 
     mixture_name_unit(layer, number, m->name, m->unit);
     if (sets[tied] < 0) {
