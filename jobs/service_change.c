@@ -198,7 +198,9 @@ static int check_finished(const struct job_spec *before, const struct job_spec *
                        "another one",
                        (long long)blocks);
     }
-    if (!json_equal(json_object_get(old, "mixed_precision"), json_object_get(new, "mixed_precision"))) {
+    const json_t *was_mixed = json_object_get(old, "mixed_precision"),
+                 *is_mixed = json_object_get(new, "mixed_precision");
+    if ((was_mixed != NULL || is_mixed != NULL) && !json_equal(was_mixed, is_mixed)) { /* NULL equals nothing */
         validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/quantization/mixed_precision",
                        "\"mixed_precision\" contradicts the %lld finished blocks, whose precisions follow from another "
                        "one",
