@@ -18,7 +18,7 @@
 #define MODULES_NAMED 24
 #define KURTOSIS_LOW 2.5 /* about normally distributed */
 #define KURTOSIS_HIGH 4.5
-#define REFINED_RATIO 0.8   /* left of the error by refinement; docs/methods.md */
+#define REFINED_RATIO 0.8   /* left of the error by refinement; docs/reports.md */
 #define UNROUNDED_RATIO 0.6 /* left by GPTQ of what rounding loses; likewise */
 
 int64_t suggest_whole(const struct suggest_work *work, const char *name)
@@ -267,7 +267,7 @@ static void suggest_gptq(struct suggest_work *work, const char *method)
                    "weights are rounded one by one although there is calibration data; GPTQ lets the remaining weights "
                    "of a row make up for each rounding, in the same bytes");
     (void)snprintf(change.basis, sizeof(change.basis),
-                   "usually GPTQ leaves %.1f or less of the output error of rounding (docs/methods.md); not measured "
+                   "usually GPTQ leaves %.1f or less of the output error of rounding (docs/reports.md); not measured "
                    "on this model",
                    UNROUNDED_RATIO);
     (void)suggest_add(work, &change);
@@ -289,7 +289,7 @@ static void suggest_refinement(struct suggest_work *work, const char *method)
                    "in the same bytes");
     (void)snprintf(
         change.basis, sizeof(change.basis),
-        "refinement never raises the error that it minimizes; it usually leaves about %.1f (docs/methods.md)",
+        "refinement never raises the error that it minimizes; it usually leaves about %.1f (docs/reports.md)",
         REFINED_RATIO);
     (void)suggest_add(work, &change);
 }
