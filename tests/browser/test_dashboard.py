@@ -86,6 +86,7 @@ def a_job_is_watched_to_its_end():
             shows(page, ".panel > header .muted", "largest: ")
             bars = page.locator(".chart canvas").first
             wait_until(lambda: bars.evaluate("c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v > 0)"), "bars are drawn")
+            bars.scroll_into_view_if_needed()
             box = bars.bounding_box()
             page.mouse.click(box["x"] + box["width"] - 30, box["y"] + box["height"] - 60)
             wait_until(lambda: "Block 3" in page.get_by_role("slider").get_attribute("aria-valuetext"), "a click on a bar selects its row")
