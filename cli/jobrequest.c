@@ -103,6 +103,24 @@ static int set_budget(json_t *body, const char *text)
     return 0;
 }
 
+/* Options that may be given several times, in the order in which they take effect. */
+static int set_lists(json_t *body, const struct jobrequest *options)
+{
+    for (size_t i = 0; i < options->set.count; i++) {
+        TRY(members_set(body, options->set.items[i]));
+    }
+    for (size_t i = 0; i < options->gate.count; i++) {
+        TRY(members_gate(body, options->gate.items[i]));
+    }
+    for (size_t i = 0; i < options->ladder.count; i++) {
+        TRY(members_rung(body, options->ladder.items[i]));
+    }
+    for (size_t i = 0; i < options->metadata.count; i++) {
+        TRY(members_metadata(body, options->metadata.items[i]));
+    }
+    return 0;
+}
+
 int jobrequest_body(const struct jobrequest *options, json_t **out)
 {
     AUTO_JSON json_t *body = NULL;
@@ -127,18 +145,7 @@ int jobrequest_body(const struct jobrequest *options, json_t **out)
     jobrequest_targets(body, options);
     TRY(options->device != NULL ? members_text(members_object(body, "resources"), "device", options->device) : 0);
     TRY(set_calibration(body, options));
-    for (size_t i = 0; i < options->set.count; i++) {
-        TRY(members_set(body, options->set.items[i]));
-    }
-    for (size_t i = 0; i < options->gate.count; i++) {
-        TRY(members_gate(body, options->gate.items[i]));
-    }
-    for (size_t i = 0; i < options->ladder.count; i++) {
-        TRY(members_rung(body, options->ladder.items[i]));
-    }
-    for (size_t i = 0; i < options->metadata.count; i++) {
-        TRY(members_metadata(body, options->metadata.items[i]));
-    }
+    TRY(set_lists(body, options));
     members_int(body, "seed", options->seed);
     members_int(body, "priority", options->priority);
     members_int(body, "max_attempts", options->attempts);

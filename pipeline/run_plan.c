@@ -239,11 +239,11 @@ static void walk_embedding(struct run_walk *w)
 static void walk_head(struct run_walk *w)
 {
     const struct model_config *c = w->config;
-    int64_t rows = memory_plan_logits(c, w->device->host_memory);
 
     if (w->eval_tokens == 0) {
-        return;
+        return; /* nor may the model have a head */
     }
+    int64_t rows = memory_plan_logits(c, w->device->host_memory);
     rows = rows < w->eval_tokens ? rows : w->eval_tokens;
     int64_t bytes = head_table(w) + 2 * rows * (c->hidden_size + c->vocab_size) * FLOAT;
     run_walk_note(w, STAGE_EVALUATING, bytes, 0);

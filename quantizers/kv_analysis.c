@@ -250,10 +250,11 @@ static void analysis_cost(const void *values, const struct quant_group *group, s
 {
     const struct analysis_params *params = values;
     int64_t tokens = group->linear.tokens < params->max_tokens ? group->linear.tokens : params->max_tokens;
+    const size_t count = CANDIDATES;
 
     *out = (struct quant_cost){
         .solving = group->batch_tokens * group->branch * (int64_t)sizeof(float),
-        .operations = (double)CANDIDATES * (double)tokens * (3 * group->branch_flops + 20 * (double)group->branch),
+        .operations = (double)count * (double)tokens * (3 * group->branch_flops + 20 * (double)group->branch),
     };
 }
 
