@@ -48,7 +48,7 @@ def rows_and_no_artifact():
 
 
 def a_killed_pass_goes_on():
-    more = {"group_size": 64, "kl_tokens": 768}
+    more = {"group_size": 64, "kl_tokens": 256}
     with Daemon("--threads", "1") as daemon:
         expected = analysis_of(daemon, submit_and_wait(daemon, more))
     with Daemon("--threads", "2") as daemon:

@@ -62,7 +62,7 @@ def losses(model, windows, before, artifact, modules):
     return found
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [pytest.param("tiny-llama", marks=pytest.mark.full), "tiny-llama-outlier"])
 def test_predicted_loss_is_the_measured_one(quantd, shared, files, windows, model, tmp_path):
     """The job of each width solves with inputs that the quantized modules before it made, so that its weights are not quite those of the analysis."""
     known = quantd.register(model)
