@@ -3,6 +3,7 @@
 
 #include "jobs/analysis.h"
 
+#include "jobs/rows.h"
 #include "pipeline/sensitivity.h"
 
 #include <math.h>
@@ -63,12 +64,6 @@ static json_t *summarize(const json_t *rows, const json_t *first)
                      whole ? json_real(most) : json_null(), "worst_layer", worst);
 }
 
-static double analysis_number(const json_t *row, const char *name)
-{
-    const json_t *value = json_object_get(row, name);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
-
 /* One candidate over all linears. */
 static json_t *summarize_linears(const json_t *rows, const json_t *first)
 {
@@ -84,10 +79,10 @@ static json_t *summarize_linears(const json_t *rows, const json_t *first)
         if (!json_equal(json_object_get(row, "scheme"), scheme)) {
             continue;
         }
-        double weights = analysis_number(row, "parameters"), own = analysis_number(row, "kl");
+        double weights = rows_number(row, "parameters"), own = rows_number(row, "kl");
         parameters += weights;
-        bits += weights * analysis_number(row, "bits_per_weight");
-        error += weights * analysis_number(row, "output_relative_mse");
+        bits += weights * rows_number(row, "bits_per_weight");
+        error += weights * rows_number(row, "output_relative_mse");
         kl += own;
         count++;
         measured += json_is_true(json_object_get(row, "measured"));
@@ -113,8 +108,8 @@ static json_t *analysis_predictions(const json_t *rows)
     json_array_foreach((json_t *)(table.rows != NULL ? rows : NULL), i, row)
     {
         table.rows[table.count++] = (struct sensitivity_row){
-            .kl = analysis_number(row, "kl"),
-            .predicted = analysis_number(row, "predicted_kl"),
+            .kl = rows_number(row, "kl"),
+            .predicted = rows_number(row, "predicted_kl"),
             .measured = json_is_true(json_object_get(row, "measured")),
         };
     }

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "jobs/rows.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -31,12 +32,6 @@ const char *const anatomy_causes[] = {
 };
 
 /* --- rows */
-
-static double real_of(const json_t *row, const char *name)
-{
-    const json_t *value = json_object_get(row, name);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
 
 static int64_t whole_of(const json_t *row, const char *name)
 {
@@ -108,7 +103,7 @@ static enum anatomy_cause anatomy_cause_of(const struct anatomy_row *row)
 
 static void anatomy_read_row(const json_t *row, bool outputs, struct anatomy_row *out)
 {
-    double mse = real_of(row, "mse"), top = NAN;
+    double mse = rows_number(row, "mse"), top = NAN;
     long long channel = -1;
 
     *out = (struct anatomy_row){.module = row_text(row, "module"),
@@ -121,19 +116,19 @@ static void anatomy_read_row(const json_t *row, bool outputs, struct anatomy_row
                                 .tokens = whole_of(row, "tokens"),
                                 .dead_columns = whole_of(row, "dead_columns"),
                                 .error_channels = whole_of(row, "error_channels"),
-                                .error = real_of(row, outputs ? "output_relative_mse" : "relative_mse"),
-                                .clipping = mse > 0 ? real_of(row, "clipping_mse") / mse : NAN,
-                                .clipped = real_of(row, "clipped_fraction"),
-                                .alignment = real_of(row, "error_alignment"),
-                                .outliers = real_of(row, "weight_outlier_fraction"),
-                                .part_range = real_of(row, "part_range_ratio"),
-                                .input_channels = real_of(row, "input_channel_max_to_median"),
-                                .evenness = real_of(row, "input_evenness"),
-                                .kurtosis = real_of(row, "weight_kurtosis"),
-                                .full_range = real_of(row, "full_range_mse"),
-                                .square = mse / real_of(row, "relative_mse"),
-                                .input_error = real_of(row, "input_error"),
-                                .input_absmax_to_rms = real_of(row, "input_absmax_to_rms"),
+                                .error = rows_number(row, outputs ? "output_relative_mse" : "relative_mse"),
+                                .clipping = mse > 0 ? rows_number(row, "clipping_mse") / mse : NAN,
+                                .clipped = rows_number(row, "clipped_fraction"),
+                                .alignment = rows_number(row, "error_alignment"),
+                                .outliers = rows_number(row, "weight_outlier_fraction"),
+                                .part_range = rows_number(row, "part_range_ratio"),
+                                .input_channels = rows_number(row, "input_channel_max_to_median"),
+                                .evenness = rows_number(row, "input_evenness"),
+                                .kurtosis = rows_number(row, "weight_kurtosis"),
+                                .full_range = rows_number(row, "full_range_mse"),
+                                .square = mse / rows_number(row, "relative_mse"),
+                                .input_error = rows_number(row, "input_error"),
+                                .input_absmax_to_rms = rows_number(row, "input_absmax_to_rms"),
                                 .input_outlier = json_is_true(json_object_get(row, "input_outlier"))};
     bool named = sscanf(row_text(row, "top_channels"), "%lld:%lf", &channel, &top) == 2;
     out->top_channel = named ? (int64_t)channel : -1;

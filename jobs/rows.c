@@ -82,6 +82,12 @@ void rows_complete(json_t *rows)
     }
 }
 
+double rows_number(const json_t *row, const char *key)
+{
+    const json_t *value = json_object_get(row, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
 static double rows_member(const json_t *row, const char *key)
 {
     return json_number_value(json_object_get(row, key));

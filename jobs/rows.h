@@ -9,6 +9,8 @@
 const char *const *rows_columns(void);
 /* An array of one object a row; NULL: no memory. New reference. */
 json_t *rows_json(const struct report_row *rows, int count);
+/* A number of a row; NAN where it is null or not there. */
+double rows_number(const json_t *row, const char *key);
 /* Columns that rows do not have, since an earlier version stored them, become null. */
 void rows_complete(json_t *rows);
 /* Sums over rows for the report's "totals": weighted relative errors, bits per weight, counts. A mean is over the rows
