@@ -100,6 +100,14 @@ void server_after_step(struct connection *connection);
  * the request: server_after_step will try again. */
 bool server_refuse(struct connection *connection, int status, const char *detail);
 
+/* admit.c: each returns 0 or a raised error. The first replies to what it refuses. */
+int admit_head(struct connection *connection, const char *version);
+/* Find the route, and who asks; REQUEST_WAIT as auth_check. *allow: the methods of the path, the caller's to free. */
+int admit_route(struct request *request, char **allow);
+int admit_key_rate(const struct connection *connection);
+/* Check the request against its route's row. */
+int admit_request(struct request *request);
+
 /* access.c: a client's address for the log; the access log line of connection->request, which has ended. */
 void access_client(const struct sockaddr *address, char out[CONNECTION_CLIENT_SIZE]);
 void access_log(const struct connection *connection, bool complete);
