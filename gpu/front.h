@@ -28,3 +28,18 @@ int check_order(const char *op, const int32_t *order, int64_t n);
 /* ERR_INTERNAL when an output shares memory with an input that is still read while it is written. */
 int check_separate(const char *op, const char *name, const struct tensor *out, const char *other,
                    const struct tensor *in);
+/* I32 of that many elements in any shape. */
+int check_numbers(const char *op, const char *name, const struct tensor *tensor, int64_t count);
+
+/* Arguments that operations of several groups have: queries, keys and values; columns of heads (sums: those of y may be
+ * one head's for all); logits of experts; weights with a scale and a zero for each group, or with a scale and a table
+ * of levels; U8 codes of weights. */
+int check_heads(const char *op, const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                const struct gpu_attention *spec);
+int check_placement(const char *op, const struct tensor *y, const struct tensor *x, const struct gpu_columns *spec,
+                    bool sums);
+int check_choices(const char *op, const struct tensor *logits, const struct gpu_route *spec);
+int check_points(const char *op, const struct tensor *w, const struct tensor *scale, const struct tensor *zero,
+                 const struct gpu_grid *spec);
+int check_levels(const char *op, const struct tensor *w, const struct tensor *scale, const struct gpu_levels *levels);
+int check_codes(const char *op, const struct tensor *codes, const struct tensor *w);

@@ -2,8 +2,7 @@
 
 #include "gpu/front.h"
 
-/* I32 of that many elements in any shape. */
-static int check_numbers(const char *op, const char *name, const struct tensor *tensor, int64_t count)
+int check_numbers(const char *op, const char *name, const struct tensor *tensor, int64_t count)
 {
     if (tensor->dtype != DTYPE_I32 || tensor_count(tensor) != count) {
         return err_raise(ERR_INTERNAL, "%s: %s is %s with %lld elements, expected I32 with %lld", op, name,
@@ -26,20 +25,27 @@ static int check_route_groups(const char *op, const struct gpu_route *spec, int6
                            (long long)spec->groups, (long long)experts);
 }
 
-int check_route(const char *op, const struct tensor *ids, const struct tensor *weights, const struct tensor *logits,
-                const struct tensor *bias, const struct gpu_route *spec)
+int check_choices(const char *op, const struct tensor *logits, const struct gpu_route *spec)
 {
-    int64_t tokens = matrix_rows(logits), experts = matrix_cols(logits);
+    int64_t experts = matrix_cols(logits);
 
     TRY(check_f32(op, "logits", logits, -1, -1));
     if (spec->top_k < 1 || spec->top_k > experts || spec->top_k > GPU_ROUTE_MAX) {
         return err_raise(ERR_INTERNAL, "%s: the first %lld of %lld experts", op, (long long)spec->top_k,
                          (long long)experts);
     }
+    return check_route_groups(op, spec, experts);
+}
+
+int check_route(const char *op, const struct tensor *ids, const struct tensor *weights, const struct tensor *logits,
+                const struct tensor *bias, const struct gpu_route *spec)
+{
+    int64_t tokens = matrix_rows(logits), experts = matrix_cols(logits);
+
+    TRY(check_choices(op, logits, spec));
     if ((bias != NULL || spec->groups > 1) && experts > GPU_ROUTE_EXPERTS_MAX) {
         return err_raise(ERR_INTERNAL, "%s: a bias or groups of %lld experts", op, (long long)experts);
     }
-    TRY(check_route_groups(op, spec, experts));
     TRY(check_matrix(op, "ids", ids, DTYPE_I32, tokens, spec->top_k));
     TRY(check_f32(op, "weights", weights, tokens, spec->top_k));
     TRY(check_optional(op, "bias", bias, experts));

@@ -91,13 +91,16 @@ static bool check_columns(int64_t heads, int64_t count, int64_t first, int64_t s
            (heads == 1 || stride <= (cols - first - count) / (heads - 1));
 }
 
-int check_copy_columns(const char *op, const struct tensor *y, const struct tensor *x, const struct gpu_columns *spec)
+int check_placement(const char *op, const struct tensor *y, const struct tensor *x, const struct gpu_columns *spec,
+                    bool sums)
 {
     int64_t heads = spec->heads, from_heads = spec->from_stride == 0 ? 1 : heads;
+    int64_t to_heads = sums && spec->to_stride == 0 ? 1 : heads;
 
     TRY(check_f32(op, "x", x, -1, -1));
     TRY(check_f32(op, "y", y, matrix_rows(x), -1));
-    if (heads < 1 || spec->count < 1 || !check_columns(heads, spec->count, spec->to, spec->to_stride, matrix_cols(y)) ||
+    if (heads < 1 || spec->count < 1 ||
+        !check_columns(to_heads, spec->count, spec->to, spec->to_stride, matrix_cols(y)) ||
         !check_columns(from_heads, spec->count, spec->from, spec->from_stride, matrix_cols(x))) {
         return err_raise(ERR_INTERNAL, "%s: %lld columns of %lld heads from rows of %lld to rows of %lld", op,
                          (long long)spec->count, (long long)heads, (long long)matrix_cols(x),
@@ -106,9 +109,13 @@ int check_copy_columns(const char *op, const struct tensor *y, const struct tens
     return check_separate(op, "y", y, "x", x);
 }
 
-/* Queries, keys and values. */
-static int check_heads(const char *op, const struct tensor *q, const struct tensor *k, const struct tensor *v,
-                       const struct gpu_attention *spec)
+int check_copy_columns(const char *op, const struct tensor *y, const struct tensor *x, const struct gpu_columns *spec)
+{
+    return check_placement(op, y, x, spec, false);
+}
+
+int check_heads(const char *op, const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                const struct gpu_attention *spec)
 {
     if (spec->sequences < 0 || spec->length < 0 || spec->heads < 1 || spec->kv_heads < 1 || spec->head_dim < 1 ||
         spec->heads % spec->kv_heads != 0 || spec->value_dim < 0 || spec->chunk < 0 || !(spec->cap >= 0)) {

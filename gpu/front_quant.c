@@ -16,9 +16,8 @@ static int check_group(const char *op, const struct gpu_grid *spec, int64_t cols
     return 0;
 }
 
-/* Weights with a scale and a zero for each group. */
-static int check_points(const char *op, const struct tensor *w, const struct tensor *scale, const struct tensor *zero,
-                        const struct gpu_grid *spec)
+int check_points(const char *op, const struct tensor *w, const struct tensor *scale, const struct tensor *zero,
+                 const struct gpu_grid *spec)
 {
     TRY(check_f32(op, "w", w, -1, -1));
     TRY(check_group(op, spec, matrix_cols(w)));
@@ -26,7 +25,7 @@ static int check_points(const char *op, const struct tensor *w, const struct ten
     return check_f32(op, "zero", zero, matrix_rows(w), matrix_cols(w) / spec->group_size);
 }
 
-static int check_codes(const char *op, const struct tensor *codes, const struct tensor *w)
+int check_codes(const char *op, const struct tensor *codes, const struct tensor *w)
 {
     return check_matrix(op, "codes", codes, DTYPE_U8, matrix_rows(w), matrix_cols(w));
 }
@@ -119,9 +118,7 @@ int check_sweep(const char *op, const struct tensor *codes, const struct tensor 
     return check_visits(op, w, u, order, block_size);
 }
 
-int check_sweep_levels(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
-                       const struct tensor *scale, const int32_t *order, int64_t block_size,
-                       const struct gpu_levels *levels, double *loss)
+int check_levels(const char *op, const struct tensor *w, const struct tensor *scale, const struct gpu_levels *levels)
 {
     int64_t k = matrix_cols(w);
 
@@ -130,7 +127,14 @@ int check_sweep_levels(const char *op, const struct tensor *codes, const struct 
         return err_raise(ERR_INTERNAL, "%s: %d levels, groups of %lld of %lld inputs", op, levels->count,
                          (long long)levels->group_size, (long long)k);
     }
-    TRY(check_f32(op, "scale", scale, matrix_rows(w), k / levels->group_size));
+    return check_f32(op, "scale", scale, matrix_rows(w), k / levels->group_size);
+}
+
+int check_sweep_levels(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
+                       const struct tensor *scale, const int32_t *order, int64_t block_size,
+                       const struct gpu_levels *levels, double *loss)
+{
+    TRY(check_levels(op, w, scale, levels));
     TRY(check_codes(op, codes, w));
     return check_visits(op, w, u, order, block_size);
 }

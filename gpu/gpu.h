@@ -1,5 +1,5 @@
 #pragma once
-/* Public header of the compute layer: devices, memory, streams, and about fifty coarse operations (gpu/ops.def).
+/* Public header of the compute layer: devices, memory, streams, and about seventy coarse operations (gpu/ops.def).
  *
  * The CPU backend is linked in (gpu/cpu) and is the reference; others are modules opened at run time, checked by
  * GPU_ABI and the signature of their operations, and ranked by probe score. Callers see only this header, and call
@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 /* Raised when a struct below changes; the rows of ops.def are compared by themselves. */
-#define GPU_ABI 21u
+#define GPU_ABI 22u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -55,6 +55,7 @@ struct gpu_norm {
 struct gpu_rope {
     int64_t length, head_dim, rotated;
     bool interleaved; /* column 2i against 2i + 1; else i against i + rotated / 2 */
+    bool inverse;     /* by the negative angles, which takes a rotation back, and gradients through it */
 };
 
 /* Columns of each of several heads: of y those from h * to_stride + to on, of x those from h * from_stride + from on.
@@ -148,6 +149,15 @@ struct gpu_levels {
 struct gpu_descend {
     int passes;  /* over all columns, 1 or more */
     bool scales; /* move scales, and zero points of asymmetric grids, as well as codes */
+};
+
+/* One step of AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101): p -= lr * decay * p, then with g = factor *
+ * gradient m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, p -= lr * m' / (sqrt(v') + eps), m' and v' being
+ * m and v divided by 1 - beta^step. */
+struct gpu_adamw {
+    double lr, beta1, beta2, eps, decay;
+    double factor; /* of the gradient: 1, or less where its norm is cut */
+    int64_t step;  /* 1 for the first */
 };
 
 /* What a solution lost, summed in double in fixed order. */

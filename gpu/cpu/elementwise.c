@@ -97,23 +97,24 @@ struct rope {
     struct gpu_rope spec;
 };
 
-static void rope_halves(float *a, const float *c, const float *s, int64_t half)
+/* turn: 1, or -1 for the negative angles. */
+static void rope_halves(float *a, const float *c, const float *s, int64_t half, float turn)
 {
     float *b = a + half;
 
     for (int64_t i = 0; i < half; i++) {
-        float low = a[i], high = b[i];
-        a[i] = low * c[i] - high * s[i];
-        b[i] = high * c[i] + low * s[i];
+        float low = a[i], high = b[i], sine = s[i] * turn;
+        a[i] = low * c[i] - high * sine;
+        b[i] = high * c[i] + low * sine;
     }
 }
 
-static void rope_neighbours(float *x, const float *c, const float *s, int64_t half)
+static void rope_neighbours(float *x, const float *c, const float *s, int64_t half, float turn)
 {
     for (int64_t i = 0; i < half; i++) {
-        float low = x[2 * i], high = x[2 * i + 1];
-        x[2 * i] = low * c[i] - high * s[i];
-        x[2 * i + 1] = high * c[i] + low * s[i];
+        float low = x[2 * i], high = x[2 * i + 1], sine = s[i] * turn;
+        x[2 * i] = low * c[i] - high * sine;
+        x[2 * i + 1] = high * c[i] + low * sine;
     }
 }
 
@@ -121,15 +122,16 @@ static void rope_tile(void *ctx, int64_t task)
 {
     const struct rope *job = ctx;
     int64_t half = job->spec.rotated / 2;
+    float turn = job->spec.inverse ? -1.0f : 1.0f;
 
     for (int64_t t = task * ROW_TILE; t < task * ROW_TILE + tile_size(job->rows, ROW_TILE, task); t++) {
         int64_t at = t % job->spec.length * half;
         for (int64_t col = 0; col < job->cols; col += job->spec.head_dim) {
             float *x = job->x + t * job->cols + col;
             if (job->spec.interleaved) {
-                rope_neighbours(x, job->cosine + at, job->sine + at, half);
+                rope_neighbours(x, job->cosine + at, job->sine + at, half, turn);
             } else {
-                rope_halves(x, job->cosine + at, job->sine + at, half);
+                rope_halves(x, job->cosine + at, job->sine + at, half, turn);
             }
         }
     }

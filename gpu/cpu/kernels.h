@@ -31,6 +31,8 @@ struct distribution_sums {
     int64_t far;
 };
 
+struct adamw_factors;
+
 struct kernels {
     const char *name; /* "avx512" */
     /* Columns of one GPTQ block for LANES rows at once: w [cols][LANES] at stride, replaced by the errors e.
@@ -84,6 +86,35 @@ struct kernels {
     /* The same with d = beta * v. */
     void (*scan_step)(float *state, int64_t n, const float *q, const float *k, const float *v, float decay, float beta,
                       float *out);
+    /* The backward pass (kernels_grad.inc). sum[i] += a[i] * b[i], or a[i] where b is NULL. */
+    void (*add_products)(double *sum, const float *a, const float *b, int64_t n);
+    /* dx += factor * (dn - mean - x * slope). */
+    void (*norm_grad)(float *dx, const float *dn, const float *x, int64_t n, float factor, float mean, float slope);
+    /* ds = p * (ds - mean) * scale, times 1 - (capped * inverse_cap)^2 unless capped is NULL. */
+    void (*softmax_grad)(float *ds, const float *p, const float *capped, int64_t n, float mean, float scale,
+                         float inverse_cap);
+    void (*soft_cap_grad)(float *dx, const float *dy, const float *x, int64_t n, float cap);
+    /* dgate += dy * up * act'(gate), dup += dy * act(gate); up, dgate or dup may be NULL. one: gate[0] for all, and the
+     * sum of what dgate would get is returned instead. */
+    double (*activate_grad)(float *dgate, float *dup, const float *dy, const float *gate, bool one, const float *up,
+                            int64_t n, enum gpu_activation activation);
+    /* sum (y - target)^2; dy += factor * (y - target) unless NULL. */
+    double (*mse_grad)(float *dy, const float *y, const float *target, int64_t n, float factor);
+    /* d += x_factor * exp(x - x_shift) - r_factor * exp(r - r_shift); r may be NULL. */
+    void (*exp_grad)(float *d, const float *x, const float *r, int64_t n, float x_shift, float r_shift, float x_factor,
+                     float r_factor);
+    /* wq = scale * (codes - zero), codes = clamp(rne(u) + zero, 0, top); either output may be NULL. */
+    void (*fake_round)(float *wq, uint8_t *codes, const float *u, int64_t n, float scale, float zero, float top);
+    /* du += scale * dwq where no clamp cut, unless NULL; sums: of dwq * (code - zero), and of dwq where a clamp cut. */
+    void (*fake_round_grad)(float *du, double sums[2], const float *dwq, const float *u, int64_t n, float scale,
+                            float zero, float top);
+    /* to = the level nearest to u, the lower of two at one distance; levels ascend. */
+    void (*nearest_levels)(float *to, const float *u, int64_t n, const float *levels, int count);
+    /* du += scale * dwq where u is in [low, high]. */
+    void (*add_between)(float *du, const float *dwq, const float *u, int64_t n, float scale, float low, float high);
+    /* p = clamp(p - lr * sign(g), center + low, center + high); center may be NULL. */
+    void (*sign_step)(float *p, const float *g, const float *center, int64_t n, float lr, float low, float high);
+    void (*adamw)(float *p, float *m, float *v, const float *g, int64_t n, const struct adamw_factors *factors);
     void (*f16_to_f32)(float *y, const uint16_t *x, int64_t n);
     void (*f32_to_f16)(uint16_t *y, const float *x, int64_t n);
     void (*bf16_to_f32)(float *y, const uint16_t *x, int64_t n);

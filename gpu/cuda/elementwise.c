@@ -59,7 +59,8 @@ int cuda_rope(struct gpu_stream *stream, const struct tensor *x, const struct te
                                      .length = spec->length,
                                      .head_dim = spec->head_dim,
                                      .rotated = spec->rotated,
-                                     .interleaved = spec->interleaved};
+                                     .interleaved = spec->interleaved,
+                                     .turn = spec->inverse ? -1.0f : 1.0f};
 
     TRY(cuda_begin(stream->device));
     return cuda_ok(stream->device, launch_rope(x->data, cosine->data, sine->data, &rope, stream->stream), "rope");

@@ -69,9 +69,9 @@ static __global__ void rope_kernel(float *x, const float *cosine, const float *s
         int64_t i = pair % half;
         float *head = x + row * spec.cols + pair / half * spec.head_dim;
         float *low = head + (spec.interleaved ? 2 * i : i), *high = low + (spec.interleaved ? 1 : half);
-        float a = *low, b = *high;
-        *low = a * c[i] - b * s[i];
-        *high = b * c[i] + a * s[i];
+        float a = *low, b = *high, turned = s[i] * spec.turn;
+        *low = a * c[i] - b * turned;
+        *high = b * c[i] + a * turned;
     }
 }
 

@@ -34,6 +34,7 @@ int launch_norm(float *y, const float *x, const float *weight, const float *bias
 struct launch_rope { /* as struct gpu_rope, of x [rows, cols] */
     int64_t rows, cols, length, head_dim, rotated;
     int interleaved;
+    float turn; /* 1, or -1 for the negative angles */
 };
 int launch_rope(float *x, const float *cosine, const float *sine, const struct launch_rope *spec, cudaStream_t stream);
 struct launch_columns { /* as struct gpu_columns, from x [rows, from_cols] to y [rows, to_cols] */

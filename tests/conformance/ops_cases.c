@@ -49,6 +49,8 @@ const struct ops_case ops_cases[] = {
     {"rope, neighbours", body_rope, 1, OPS_NMSE, 1e-13, 1e-13},
     {"rope, some columns", body_rope, 2, OPS_NMSE, 1e-13, 1e-13},
     {"rope, neighbours of some columns", body_rope, 3, OPS_NMSE, 1e-13, 1e-13},
+    {"rope, back", body_rope, 4, OPS_NMSE, 1e-13, 1e-13},
+    {"rope, neighbours, back", body_rope, 5, OPS_NMSE, 1e-13, 1e-13},
     {"copy_columns", body_copy_columns, 0, OPS_EXACT, 0, 0},
     {"copy_columns, one head to all", body_copy_columns, 1, OPS_EXACT, 0, 0},
     {"attention", body_attention, 0, OPS_NMSE, SUMS, BF16},

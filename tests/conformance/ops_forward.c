@@ -166,8 +166,9 @@ int body_norm(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &x);
 }
 
-static const struct gpu_rope rotations[] = {
-    {9, 32, 32, false}, {9, 32, 32, true}, {9, 20, 12, false}, {9, 20, 6, true}};
+static const struct gpu_rope rotations[] = {{9, 32, 32, false, false}, {9, 32, 32, true, false},
+                                            {9, 20, 12, false, false}, {9, 20, 6, true, false},
+                                            {9, 20, 12, false, true},  {9, 20, 6, true, true}};
 
 /* variant: a row of rotations; three heads, two sequences. */
 int body_rope(struct ops_rig *rig, int variant, struct ops_output *out)

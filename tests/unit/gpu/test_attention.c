@@ -219,8 +219,11 @@ START_TEST(rope_refuses)
     struct rig rig;
     rig_open(&rig, 1);
     struct tensor x = rig_random(&rig, 42, 30, 1), table = rig_tensor(&rig, DTYPE_F32, 32, 5);
-    static const struct gpu_rope bad[] = {
-        {33, 10, 10, false}, {21, 9, 8, false}, {21, 10, 12, false}, {21, 10, 9, false}, {21, 10, 6, false}};
+    static const struct gpu_rope bad[] = {{33, 10, 10, false, false},
+                                          {21, 9, 8, false, false},
+                                          {21, 10, 12, false, false},
+                                          {21, 10, 9, false, false},
+                                          {21, 10, 6, false, false}};
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         ck_assert_int_eq(rig.ops->rope(rig.stream, &x, &table, &table, &bad[i]), ERR_INTERNAL);

@@ -97,7 +97,7 @@ int launch_rope(float *x, const float *cosine, const float *sine, const struct l
         for (int64_t i = 0; i < half; i++) {
             int64_t low = at + (spec->interleaved ? 2 * i : i), high = low + (spec->interleaved ? 1 : half);
             float a = x[low], b = x[high];
-            float c = cosine[position * half + i], s = sine[position * half + i];
+            float c = cosine[position * half + i], s = sine[position * half + i] * spec->turn;
             x[low] = a * c - b * s;
             x[high] = b * c + a * s;
         }
