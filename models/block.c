@@ -51,16 +51,16 @@ static int upload_tables(struct block_scratch *s)
     return 0;
 }
 
-static int fill_scratch(struct block_scratch *s)
+static int fill_scratch(struct block_scratch *s, bool bare)
 {
     int64_t elements = region_elements(s->plans, REGION_WORK, s->tokens);
 
-    TRY(gpu_tensor_new(s->gpu, DTYPE_F32, 1, &elements, &s->work));
+    TRY(bare ? 0 : gpu_tensor_new(s->gpu, DTYPE_F32, 1, &elements, &s->work));
     return upload_tables(s);
 }
 
-int block_scratch_new(const struct plans *plans, int64_t sequences, int64_t length, const struct gpu *gpu,
-                      struct gpu_stream *stream, struct block_scratch **out)
+static int new_scratch(const struct plans *plans, int64_t sequences, int64_t length, bool bare, const struct gpu *gpu,
+                       struct gpu_stream *stream, struct block_scratch **out)
 {
     int64_t tokens;
 
@@ -71,12 +71,24 @@ int block_scratch_new(const struct plans *plans, int64_t sequences, int64_t leng
     TRY(mem_new(&s));
     *s = (struct block_scratch){
         .plans = plans, .gpu = gpu, .stream = stream, .sequences = sequences, .length = length, .tokens = tokens};
-    int rc = fill_scratch(s);
+    int rc = fill_scratch(s, bare);
     if (rc != 0) {
         return err_pass(rc, "block scratch for %lld tokens", (long long)tokens);
     }
     *out = MOVE(s);
     return 0;
+}
+
+int block_scratch_new(const struct plans *plans, int64_t sequences, int64_t length, const struct gpu *gpu,
+                      struct gpu_stream *stream, struct block_scratch **out)
+{
+    return new_scratch(plans, sequences, length, false, gpu, stream, out);
+}
+
+int block_scratch_bare(const struct plans *plans, int64_t sequences, int64_t length, const struct gpu *gpu,
+                       struct gpu_stream *stream, struct block_scratch **out)
+{
+    return new_scratch(plans, sequences, length, true, gpu, stream, out);
 }
 
 void block_scratch_free(struct block_scratch *s)
@@ -130,79 +142,110 @@ void block_value_bind(struct block_values *values, int value, void *data)
 
 /* --- steps: each makes `out` of in[], and knows nothing of the others */
 
-struct run {
-    const struct block *block;
-    const struct block_values *values;
-    struct block_scratch *s;
-    const struct plan_step *step;
-    int number; /* the step's */
-};
-
-/* x as the module's runtime would quantize it, in s->rounded. */
-static int round_input(const struct run *r, const struct block_module *module, const struct tensor *x,
-                       struct tensor *rounded)
+const struct block_module *block_step_module(const struct block_step *r)
 {
-    struct block_scratch *s = r->s->owner != NULL ? r->s->owner : r->s;
-    const struct tensor *outliers = module->outliers.data != NULL ? &module->outliers : NULL;
-
-    if (s->rounded.data == NULL) {
-        int64_t widest = 0;
-        for (int kind = 0; kind < plans_kinds(s->plans); kind++) {
-            int64_t own = plans_kind(s->plans, kind)->widest_input;
-            widest = own > widest ? own : widest;
-        }
-        TRY(gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, widest}, &s->rounded));
-    }
-    *rounded = tensor_2d(s->rounded.data, DTYPE_F32, x->shape[0], x->shape[1]);
-    return s->gpu->ops->quantize_input(s->stream, rounded, x, outliers, &module->input);
+    return &r->block->modules[r->values->first_module + r->step->module];
 }
 
-static int step_linear(const struct run *r, const struct tensor *out, const struct tensor *in)
+static int64_t widest_input(const struct plans *plans)
 {
-    const struct block_module *module = &r->block->modules[r->values->first_module + r->step->module];
+    int64_t widest = 0;
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        int64_t own = plans_kind(plans, kind)->widest_input;
+        widest = own > widest ? own : widest;
+    }
+    return widest;
+}
+
+int64_t block_rounded_bytes(const struct plans *plans, int64_t tokens)
+{
+    return 4 * tokens * widest_input(plans);
+}
+
+int block_rounded_new(struct block_scratch *s)
+{
+    return gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, widest_input(s->plans)}, &s->rounded);
+}
+
+int block_rounded(struct block_scratch *scratch, const struct tensor *like, struct tensor *rounded)
+{
+    struct block_scratch *s = scratch->owner != NULL ? scratch->owner : scratch;
+
+    TRY(s->rounded.data == NULL ? block_rounded_new(s) : 0);
+    *rounded = tensor_2d(s->rounded.data, DTYPE_F32, like->shape[0], like->shape[1]);
+    return 0;
+}
+
+int block_round_input(const struct block_step *r, const struct block_module *module, const struct tensor *x,
+                      struct tensor *rounded)
+{
+    const struct tensor *outliers = module->outliers.data != NULL ? &module->outliers : NULL;
+
+    TRY(block_rounded(r->s, x, rounded));
+    return r->s->gpu->ops->quantize_input(r->s->stream, rounded, x, outliers, &module->input);
+}
+
+static int step_linear(const struct block_step *r, const struct tensor *out, const struct tensor *in)
+{
+    const struct block_module *module = block_step_module(r);
     struct tensor input = in[0];
     if (module->weight.data == NULL) {
         return err_raise(ERR_INTERNAL, "an expert's linear runs before it is loaded");
     }
 
     if (module->input.element != DTYPE_F32) {
-        TRY(round_input(r, module, &in[0], &input));
+        TRY(block_round_input(r, module, &in[0], &input));
     }
     return r->s->gpu->ops->linear(r->s->stream, out, &input, &module->weight,
                                   module->bias.data != NULL ? &module->bias : NULL);
 }
 
-static int step_norm(const struct run *r, const struct tensor *out, const struct tensor *in)
+struct gpu_norm block_norm_spec(const struct block_step *r)
 {
     const struct plan_norm *norm = &r->values->plan->norms[r->step->norm];
+
+    return (struct gpu_norm){.size = norm->size,
+                             .layer = norm->kind == NORM_LAYER,
+                             .unit_offset = norm->unit_offset,
+                             .eps = (float)(norm->eps > 0 ? norm->eps : r->block->config->rms_norm_eps)};
+}
+
+static int step_norm(const struct block_step *r, const struct tensor *out, const struct tensor *in)
+{
     const struct block_norm *tensors = &r->block->norms[r->step->norm];
-    const struct gpu_norm spec = {.size = norm->size,
-                                  .layer = norm->kind == NORM_LAYER,
-                                  .unit_offset = norm->unit_offset,
-                                  .eps = (float)(norm->eps > 0 ? norm->eps : r->block->config->rms_norm_eps)};
+    const struct gpu_norm spec = block_norm_spec(r);
 
     return r->s->gpu->ops->norm(r->s->stream, out, &in[0], tensors->weight.data != NULL ? &tensors->weight : NULL,
                                 tensors->bias.data != NULL ? &tensors->bias : NULL, &spec);
 }
 
 /* Bring the first input to where a step that works in place has its output. */
-static int copy_first(const struct run *r, const struct tensor *out, const struct tensor *in)
+static int copy_first(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     return out->data == in[0].data ? 0 : r->s->gpu->ops->convert(r->s->stream, out, &in[0]);
 }
 
-static int step_rope(const struct run *r, const struct tensor *out, const struct tensor *in)
+int block_rotate(const struct block_step *r, const struct tensor *x, bool inverse)
 {
-    struct block_scratch *s = r->s;
+    const struct block_scratch *s = r->s;
     const struct plan_rope *rope = &r->step->rope;
-    const struct gpu_rope spec = {
-        .length = s->length, .head_dim = rope->head_dim, .rotated = rope->rotated, .interleaved = rope->interleaved};
+    const struct gpu_rope spec = {.length = s->length,
+                                  .head_dim = rope->head_dim,
+                                  .rotated = rope->rotated,
+                                  .interleaved = rope->interleaved,
+                                  .inverse = inverse};
 
-    TRY(copy_first(r, out, in));
-    return s->gpu->ops->rope(s->stream, out, &s->cosine[rope->table], &s->sine[rope->table], &spec);
+    return s->gpu->ops->rope(s->stream, x, &s->cosine[rope->table], &s->sine[rope->table], &spec);
 }
 
-static struct gpu_attention attention_spec(const struct run *r)
+static int step_rope(const struct block_step *r, const struct tensor *out, const struct tensor *in)
+{
+    TRY(copy_first(r, out, in));
+    return block_rotate(r, out, false);
+}
+
+struct gpu_attention block_attention_spec(const struct block_step *r)
 {
     const struct plan_attention *a = &r->step->attention;
 
@@ -220,10 +263,10 @@ static struct gpu_attention attention_spec(const struct run *r)
 }
 
 /* Keys and values go through the block's cache where they lie: nothing else reads them. */
-static int step_attention(const struct run *r, const struct tensor *out, const struct tensor *in)
+static int step_attention(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     const struct gpu_ops *ops = r->s->gpu->ops;
-    const struct gpu_attention spec = attention_spec(r);
+    const struct gpu_attention spec = block_attention_spec(r);
     const struct block *block = r->block;
 
     if (block->key_cache.group_size != 0) {
@@ -235,7 +278,7 @@ static int step_attention(const struct run *r, const struct tensor *out, const s
     return ops->attention(r->s->stream, out, &in[0], &in[1], &in[2], &spec);
 }
 
-static int step_activate(const struct run *r, const struct tensor *out, const struct tensor *in)
+enum gpu_activation block_activation(enum plan_activation activation)
 {
     static const enum gpu_activation activations[] = {
         [ACTIVATION_SILU] = GPU_SILU,
@@ -247,59 +290,80 @@ static int step_activate(const struct run *r, const struct tensor *out, const st
         [ACTIVATION_SWIGLU_CLAMPED] = GPU_SWIGLU_CLAMPED,
     };
 
-    return r->s->gpu->ops->activate(r->s->stream, out, &in[0], r->step->inputs > 1 ? &in[1] : NULL,
-                                    activations[r->step->activation]);
+    return activations[activation];
 }
 
-static int step_select(const struct run *r, const struct tensor *out, const struct tensor *in)
+static int step_activate(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
-    const struct plan_select *select = &r->step->select;
-    const struct gpu_columns spec = {.heads = in[0].shape[1] / select->stride,
-                                     .count = select->count,
-                                     .to_stride = select->count,
-                                     .from = select->first,
-                                     .from_stride = select->stride};
+    return r->s->gpu->ops->activate(r->s->stream, out, &in[0], r->step->inputs > 1 ? &in[1] : NULL,
+                                    block_activation(r->step->activation));
+}
+
+struct gpu_columns block_select_columns(const struct plan_select *select, int64_t width)
+{
+    return (struct gpu_columns){.heads = width / select->stride,
+                                .count = select->count,
+                                .to_stride = select->count,
+                                .from = select->first,
+                                .from_stride = select->stride};
+}
+
+static int step_select(const struct block_step *r, const struct tensor *out, const struct tensor *in)
+{
+    const struct gpu_columns spec = block_select_columns(&r->step->select, in[0].shape[1]);
 
     return r->s->gpu->ops->copy_columns(r->s->stream, out, &in[0], &spec);
 }
 
-static int step_join(const struct run *r, const struct tensor *out, const struct tensor *in)
+void block_join_columns(const struct plan_join *join, int64_t first_width, int64_t second_width,
+                        struct gpu_columns columns[2])
 {
-    const struct plan_join *join = &r->step->join;
-    int64_t first = in[0].shape[1] / join->heads, second = in[1].shape[1] / (join->shared ? 1 : join->heads);
-    const struct gpu_columns head = {
-        .heads = join->heads, .count = first, .to_stride = first + second, .from_stride = first};
-    const struct gpu_columns tail = {.heads = join->heads,
-                                     .count = second,
-                                     .to = first,
-                                     .to_stride = first + second,
-                                     .from_stride = join->shared ? 0 : second};
+    int64_t first = first_width / join->heads, second = second_width / (join->shared ? 1 : join->heads);
 
-    TRY(r->s->gpu->ops->copy_columns(r->s->stream, out, &in[0], &head));
-    return r->s->gpu->ops->copy_columns(r->s->stream, out, &in[1], &tail);
+    columns[0] =
+        (struct gpu_columns){.heads = join->heads, .count = first, .to_stride = first + second, .from_stride = first};
+    columns[1] = (struct gpu_columns){.heads = join->heads,
+                                      .count = second,
+                                      .to = first,
+                                      .to_stride = first + second,
+                                      .from_stride = join->shared ? 0 : second};
 }
 
-static int step_add(const struct run *r, const struct tensor *out, const struct tensor *in)
+static int step_join(const struct block_step *r, const struct tensor *out, const struct tensor *in)
+{
+    struct gpu_columns columns[2];
+
+    block_join_columns(&r->step->join, in[0].shape[1], in[1].shape[1], columns);
+    TRY(r->s->gpu->ops->copy_columns(r->s->stream, out, &in[0], &columns[0]));
+    return r->s->gpu->ops->copy_columns(r->s->stream, out, &in[1], &columns[1]);
+}
+
+static int step_add(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     TRY(copy_first(r, out, in));
 
     return r->s->gpu->ops->add(r->s->stream, out, &in[1]);
 }
 
-static int step_scale(const struct run *r, const struct tensor *out, const struct tensor *in)
+int block_scale(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     const struct gpu_ops *ops = r->s->gpu->ops;
     const struct tensor *by = r->step->has_parameter ? &r->block->parameters[r->step->parameter] : NULL;
     const struct tensor row = tensor_2d(out->data, DTYPE_F32, 1, tensor_count(out));
 
-    TRY(ops->combine(r->s->stream, out, r->step->factor, &in[0], 0, NULL));
+    TRY(ops->combine(r->s->stream, out, r->step->factor, in, 0, NULL));
     if (by == NULL) {
         return 0;
     }
     return tensor_count(by) == 1 ? ops->scale(r->s->stream, &row, by, NULL) : ops->scale(r->s->stream, out, NULL, by);
 }
 
-static int step_experts(const struct run *r, const struct tensor *out, const struct tensor *in)
+static int step_scale(const struct block_step *r, const struct tensor *out, const struct tensor *in)
+{
+    return block_scale(r, out, &in[0]);
+}
+
+static int step_experts(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     TRY(block_experts_begin(r->values, r->number));
 
@@ -308,18 +372,18 @@ static int step_experts(const struct run *r, const struct tensor *out, const str
     return block_experts_add(r->block, r->values, r->number, 0, r->step->experts->count);
 }
 
-static int step_recurrent(const struct run *r, const struct tensor *out, const struct tensor *in)
+static int step_recurrent(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     return block_run_recurrent(r->s, r->block, r->step, out, in);
 }
 
-static int step_tokens(const struct run *r, const struct tensor *out, const struct tensor *in)
+static int step_tokens(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     (void)in;
     return block_run_tokens(r->s, r->block, r->values->ids, out);
 }
 
-static int (*const forwards[])(const struct run *, const struct tensor *out, const struct tensor *in) = {
+static int (*const forwards[])(const struct block_step *, const struct tensor *out, const struct tensor *in) = {
     [STEP_LINEAR] = step_linear,     [STEP_NORM] = step_norm,
     [STEP_ROPE] = step_rope,         [STEP_ATTENTION] = step_attention,
     [STEP_ACTIVATE] = step_activate, [STEP_ADD] = step_add,
@@ -333,7 +397,7 @@ static int (*const forwards[])(const struct run *, const struct tensor *out, con
 static int run_step(const struct block *block, const struct block_values *values, int s)
 {
     const struct plan_step *step = &values->plan->steps[s];
-    const struct run run = {.block = block, .values = values, .s = values->scratch, .step = step, .number = s};
+    const struct block_step run = {.block = block, .values = values, .s = values->scratch, .step = step, .number = s};
     struct tensor in[PLAN_INPUTS_MAX], out = block_value(values, step->out);
 
     for (int i = 0; i < step->inputs; i++) {
@@ -371,11 +435,11 @@ int block_attention_heads(const struct block *block, const struct block_values *
         return err_raise(ERR_INTERNAL, "the attention of block %lld needs more than it is given",
                          (long long)block->index);
     }
-    const struct run run = {.block = block, .values = values, .s = values->scratch, .step = &plan->steps[s]};
+    const struct block_step run = {.block = block, .values = values, .s = values->scratch, .step = &plan->steps[s]};
     TRY(block_run(block, values, steps));
     *out = (struct block_heads){.q = block_value(values, in[0]),
                                 .k = block_value(values, in[1]),
                                 .v = block_value(values, in[2]),
-                                .spec = attention_spec(&run)};
+                                .spec = block_attention_spec(&run)};
     return 0;
 }

@@ -151,6 +151,8 @@ double head_factor(const struct model_config *config, enum dtype dtype);
  * sequences of `length`. ERR_INVALID_PARAMETER where there are fewer positions. */
 int head_embed(const struct head *head, const struct model_config *config, const struct gpu *gpu,
                struct gpu_stream *stream, const struct tensor *x, const int32_t *ids, int64_t length);
+/* What the final norm is. */
+struct gpu_norm head_norm(const struct head *head, const struct model_config *config);
 /* logits [T, V] F32 = lm_head(norm(x)) with the configuration's factor; x is overwritten by its norm. */
 int head_logits(const struct head *head, const struct model_config *config, const struct gpu *gpu,
                 struct gpu_stream *stream, const struct tensor *x, const struct tensor *logits);

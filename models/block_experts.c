@@ -41,11 +41,20 @@ static struct expert_sizes largest_experts(const struct plans *plans)
     return sizes;
 }
 
-static int allocate_experts(struct block_scratch *s)
+int64_t block_experts_bytes(const struct plans *plans, int64_t tokens, int64_t columns)
+{
+    const struct expert_sizes sizes = largest_experts(plans);
+    const int64_t memory = columns > sizes.columns ? columns : sizes.columns;
+
+    return 4 * (3 * tokens * sizes.top_k + block_padded(tokens) * memory);
+}
+
+static int allocate_experts(struct block_scratch *s, int64_t columns)
 {
     struct expert_scratch *e = &s->experts;
     const struct expert_sizes sizes = largest_experts(s->plans);
-    const int64_t choices = s->tokens * sizes.top_k, elements = block_padded(s->tokens) * sizes.columns;
+    const int64_t choices = s->tokens * sizes.top_k;
+    const int64_t elements = block_padded(s->tokens) * (columns > sizes.columns ? columns : sizes.columns);
 
     TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->ids));
     TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->places));
@@ -55,12 +64,12 @@ static int allocate_experts(struct block_scratch *s)
     return mem_new(&s->rows);
 }
 
-static int make_experts(struct block_scratch *s)
+int block_experts_make(struct block_scratch *s, int64_t columns)
 {
     if (s->rows != NULL) {
         return 0;
     }
-    int rc = allocate_experts(s);
+    int rc = allocate_experts(s, columns);
     if (rc != 0) {
         block_experts_free(s);
         s->experts = (struct expert_scratch){0};
@@ -68,7 +77,7 @@ static int make_experts(struct block_scratch *s)
     return rc;
 }
 
-static struct gpu_route route_spec(const struct plan_experts *experts)
+struct gpu_route block_route_spec(const struct plan_experts *experts)
 {
     static const enum gpu_scores scores[] = {[SCORES_SOFTMAX_ALL] = GPU_SCORES_ALL,
                                              [SCORES_SOFTMAX_CHOSEN] = GPU_SCORES_CHOSEN,
@@ -84,9 +93,9 @@ static struct gpu_route route_spec(const struct plan_experts *experts)
                               .epsilon = (float)experts->epsilon};
 }
 
-/* The scores of the chosen, each times its expert's factor. The factors are gathered where places are going to be. */
-static int scale_weights(struct block_scratch *s, const struct tensor *ids, const struct tensor *weights,
-                         const struct tensor *scale)
+/* The factors are gathered where places are going to be. */
+int block_scale_weights(struct block_scratch *s, const struct tensor *ids, const struct tensor *weights,
+                        const struct tensor *scale)
 {
     const struct gpu_ops *ops = s->gpu->ops;
     int64_t choices = tensor_count(ids);
@@ -105,8 +114,8 @@ int block_route(const struct block *block, const struct block_values *values, in
     const struct plan_experts *experts = of->experts;
     struct block_scratch *s = values->scratch;
     const struct gpu_ops *ops = s->gpu->ops;
-    const struct gpu_route spec = route_spec(experts);
-    TRY(make_experts(s));
+    const struct gpu_route spec = block_route_spec(experts);
+    TRY(block_experts_make(s, 0));
     const struct expert_scratch *e = &s->experts;
     const struct tensor ids = tensor_2d(e->ids.data, DTYPE_I32, s->tokens, spec.top_k);
     const struct tensor places = tensor_2d(e->places.data, DTYPE_I32, s->tokens, spec.top_k);
@@ -114,17 +123,13 @@ int block_route(const struct block *block, const struct block_values *values, in
     const struct tensor logits = block_value(values, of->in[1]);
     TRY(ops->route(s->stream, &ids, &weights, &logits, experts->has_bias ? &block->parameters[experts->bias] : NULL,
                    &spec));
-    TRY(experts->has_scale ? scale_weights(s, &ids, &weights, &block->parameters[experts->scale]) : 0);
+    TRY(experts->has_scale ? block_scale_weights(s, &ids, &weights, &block->parameters[experts->scale]) : 0);
     return ops->group_places(s->stream, &places, e->offsets, &ids, experts->count);
 }
 
-/* The scratch of `count` rows of an expert: its values are in the memory for experts. */
-static void place_rows(struct block_scratch *s, const struct plan_experts *experts, int64_t expert, int64_t count,
-                       struct block_values *rows)
+struct block_values block_expert_rows(struct block_scratch *s, const struct plan_experts *experts, int64_t expert,
+                                      int64_t count)
 {
-    const struct plan *plan = experts->plan;
-    float *memory = s->experts.memory.data;
-
     *s->rows = (struct block_scratch){.owner = s,
                                       .plans = s->plans,
                                       .gpu = s->gpu,
@@ -132,8 +137,44 @@ static void place_rows(struct block_scratch *s, const struct plan_experts *exper
                                       .sequences = 1,
                                       .length = count,
                                       .tokens = count};
-    *rows = (struct block_values){
-        .plan = plan, .scratch = s->rows, .first_module = experts->first_module + (int)expert * plan->module_count};
+    return (struct block_values){.plan = experts->plan,
+                                 .scratch = s->rows,
+                                 .first_module = experts->first_module + (int)expert * experts->plan->module_count};
+}
+
+int64_t block_expert_count(const struct block_scratch *s, int64_t expert)
+{
+    return s->experts.offsets[expert + 1] - s->experts.offsets[expert];
+}
+
+struct tensor block_expert_places(const struct block_scratch *s, int64_t expert)
+{
+    return tensor_1d((int32_t *)s->experts.places.data + s->experts.offsets[expert], DTYPE_I32,
+                     block_expert_count(s, expert));
+}
+
+struct tensor block_expert_weights(const struct block_scratch *s, const struct plan_experts *experts)
+{
+    return tensor_2d(s->experts.weights.data, DTYPE_F32, s->tokens, experts->top_k);
+}
+
+int block_expert_gather(struct block_scratch *s, const struct plan_experts *experts, int64_t expert,
+                        const struct tensor *tokens, const struct tensor *in)
+{
+    const struct tensor places = block_expert_places(s, expert), weights = block_expert_weights(s, experts);
+
+    return s->gpu->ops->gather_rows(s->stream, in, tokens, &places, experts->scale_input ? &weights : NULL,
+                                    experts->top_k);
+}
+
+/* `count` rows of an expert, whose values are in the memory for experts. */
+static void place_rows(struct block_scratch *s, const struct plan_experts *experts, int64_t expert, int64_t count,
+                       struct block_values *rows)
+{
+    const struct plan *plan = experts->plan;
+    float *memory = s->experts.memory.data;
+
+    *rows = block_expert_rows(s, experts, expert, count);
     for (int i = 0; i < plan->storage_count; i++) {
         const struct plan_storage *storage = &plan->storages[i];
         int64_t first = storage->region == REGION_WORK ? plan->columns[REGION_KEPT] : 0;
@@ -164,19 +205,15 @@ int block_expert(const struct block *block, const struct block_values *values, i
     const struct plan_experts *experts = values->plan->steps[step].experts;
     struct block_scratch *s = values->scratch;
     const struct tensor tokens = block_value(values, values->plan->steps[step].in[0]);
-    TRY(make_experts(s));
-    const int64_t *offsets = s->experts.offsets;
-    int64_t count = all ? s->tokens : offsets[expert + 1] - offsets[expert];
+    TRY(block_experts_make(s, 0));
+    int64_t count = all ? s->tokens : block_expert_count(s, expert);
     place_rows(s, experts, expert, count, rows);
     if (count == 0) {
         return 0;
     }
     const struct tensor in = block_value(rows, 0);
-    const struct tensor places = tensor_1d((int32_t *)s->experts.places.data + offsets[expert], DTYPE_I32, count);
-    const struct tensor weights = tensor_2d(s->experts.weights.data, DTYPE_F32, s->tokens, experts->top_k);
     TRY(all ? take_all(values, &values->plan->steps[step], expert, &in)
-            : s->gpu->ops->gather_rows(s->stream, &in, &tokens, &places, experts->scale_input ? &weights : NULL,
-                                       experts->top_k));
+            : block_expert_gather(s, experts, expert, &tokens, &in));
     return block_run(block, rows, steps);
 }
 
@@ -194,17 +231,14 @@ int block_experts_add(const struct block *block, const struct block_values *valu
     const struct plan_experts *experts = values->plan->steps[step].experts;
     const struct tensor out = block_value(values, values->plan->steps[step].out);
     struct block_scratch *s = values->scratch;
-    const struct expert_scratch *e = &s->experts;
 
     TRY(block_route(block, values, step));
     for (int64_t i = first; i < first + count; i++) {
         struct block_values rows;
         TRY(block_expert(block, values, step, i, false, ~(plan_set)0, &rows));
         if (block_values_rows(&rows) > 0) {
-            const struct tensor places =
-                tensor_1d((int32_t *)e->places.data + e->offsets[i], DTYPE_I32, block_values_rows(&rows));
+            const struct tensor places = block_expert_places(s, i), weights = block_expert_weights(s, experts);
             const struct tensor made = block_value(&rows, experts->plan->output);
-            const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, experts->top_k);
             TRY(s->gpu->ops->scatter_rows(s->stream, &out, &made, &places, experts->scale_input ? NULL : &weights,
                                           experts->top_k));
         }

@@ -60,8 +60,8 @@ struct tensor block_tape_gradient(const struct block_tape *tape, int value);
 int block_tape_forward(const struct block *block, struct block_tape *tape);
 
 /* Where gradients of a block's tensors are summed: lists like the block's own, of tensors of the same shapes, F32, the
- * caller's. data NULL: not wanted, and not computed; a list may be NULL. Wanting one that the block does not have is an
- * error. */
+ * caller's. data NULL: not wanted, and not computed; a list may be NULL. A linear's bias may be wanted where it has
+ * none: as of one that is zero. */
 struct block_grads {
     struct block_module_grad {
         struct tensor weight; /* [out, in]: with a quantized input, of the product with what that became */

@@ -45,8 +45,54 @@ static inline int64_t block_padded(int64_t tokens)
     return (tokens + BLOCK_TOKENS_ALIGN - 1) / BLOCK_TOKENS_ALIGN * BLOCK_TOKENS_ALIGN;
 }
 
-/* block_experts.c */
+/* --- block.c: a step on its way, forward or in reverse, and what both directions have of it. */
+struct block_step {
+    const struct block *block;
+    const struct block_values *values;
+    struct block_scratch *s;
+    const struct plan_step *step;
+    int number; /* the step's */
+};
+const struct block_module *block_step_module(const struct block_step *r);
+struct gpu_norm block_norm_spec(const struct block_step *r);
+struct gpu_attention block_attention_spec(const struct block_step *r);
+enum gpu_activation block_activation(enum plan_activation activation);
+/* Of copy_columns, from inputs of these widths: exchanged they are the way back. */
+struct gpu_columns block_select_columns(const struct plan_select *select, int64_t width);
+void block_join_columns(const struct plan_join *join, int64_t first_width, int64_t second_width,
+                        struct gpu_columns columns[2]);
+int block_rotate(const struct block_step *r, const struct tensor *x, bool inverse);             /* in place */
+int block_scale(const struct block_step *r, const struct tensor *out, const struct tensor *in); /* out may be in */
+/* x as the module's runtime would quantize it, in s->rounded, which is made on first use. */
+int block_round_input(const struct block_step *r, const struct block_module *module, const struct tensor *x,
+                      struct tensor *rounded);
+/* Memory of s->rounded, or of its owner's, for a linear's input. */
+int block_rounded(struct block_scratch *s, const struct tensor *like, struct tensor *rounded);
+int block_rounded_new(struct block_scratch *s);
+int64_t block_rounded_bytes(const struct plans *plans, int64_t tokens);
+/* A scratch without `work`, for who has memory of its own for values. */
+int block_scratch_bare(const struct plans *plans, int64_t sequences, int64_t length, const struct gpu *gpu,
+                       struct gpu_stream *stream, struct block_scratch **out);
+
+/* --- block_experts.c */
 void block_experts_free(struct block_scratch *s);
+/* Make what experts are computed in, with memory for so many columns of all tokens at least; what is there already
+ * stays. Its bytes. */
+int block_experts_make(struct block_scratch *s, int64_t columns);
+int64_t block_experts_bytes(const struct plans *plans, int64_t tokens, int64_t columns);
+struct gpu_route block_route_spec(const struct plan_experts *experts);
+/* After block_route, of the tokens that went to an expert: how many, their places, and the weights of all. */
+int64_t block_expert_count(const struct block_scratch *s, int64_t expert);
+struct tensor block_expert_places(const struct block_scratch *s, int64_t expert);
+struct tensor block_expert_weights(const struct block_scratch *s, const struct plan_experts *experts);
+/* The rows of an expert, without a place for their values; and its input of them, as the expert gets it. */
+struct block_values block_expert_rows(struct block_scratch *s, const struct plan_experts *experts, int64_t expert,
+                                      int64_t count);
+int block_expert_gather(struct block_scratch *s, const struct plan_experts *experts, int64_t expert,
+                        const struct tensor *tokens, const struct tensor *in);
+/* Numbers [T, k] of the chosen, each times its expert's factor; the places are lost. */
+int block_scale_weights(struct block_scratch *s, const struct tensor *ids, const struct tensor *weights,
+                        const struct tensor *scale);
 
 /* block_tokens.c: what a step TOKENS needs of the checkpoint, which outlives it; the step, for s->tokens ids. */
 int block_tokens_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,

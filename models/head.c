@@ -98,13 +98,18 @@ void head_deinit(struct head *head, const struct gpu *gpu)
     *head = (struct head){0};
 }
 
+struct gpu_norm head_norm(const struct head *head, const struct model_config *config)
+{
+    return (struct gpu_norm){.size = tensor_count(&head->norm),
+                             .layer = config->arch->layer_norms,
+                             .unit_offset = config->arch->unit_offset,
+                             .eps = (float)config->rms_norm_eps};
+}
+
 int head_logits(const struct head *head, const struct model_config *config, const struct gpu *gpu,
                 struct gpu_stream *stream, const struct tensor *x, const struct tensor *logits)
 {
-    const struct gpu_norm norm = {.size = tensor_count(&head->norm),
-                                  .layer = config->arch->layer_norms,
-                                  .unit_offset = config->arch->unit_offset,
-                                  .eps = (float)config->rms_norm_eps};
+    const struct gpu_norm norm = head_norm(head, config);
 
     TRY(gpu->ops->norm(stream, x, x, &head->norm, head->norm_bias.data != NULL ? &head->norm_bias : NULL, &norm));
     TRY(gpu->ops->linear(stream, logits, x, &head->lm_head, head->head_bias.data != NULL ? &head->head_bias : NULL));
