@@ -226,7 +226,7 @@ static int copy_first(const struct block_step *r, const struct tensor *out, cons
     return out->data == in[0].data ? 0 : r->s->gpu->ops->convert(r->s->stream, out, &in[0]);
 }
 
-int block_rotate(const struct block_step *r, const struct tensor *x, bool inverse)
+int block_step_rotate(const struct block_step *r, const struct tensor *x, bool inverse)
 {
     const struct block_scratch *s = r->s;
     const struct plan_rope *rope = &r->step->rope;
@@ -242,7 +242,7 @@ int block_rotate(const struct block_step *r, const struct tensor *x, bool invers
 static int step_rope(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     TRY(copy_first(r, out, in));
-    return block_rotate(r, out, false);
+    return block_step_rotate(r, out, false);
 }
 
 struct gpu_attention block_attention_spec(const struct block_step *r)
@@ -345,7 +345,7 @@ static int step_add(const struct block_step *r, const struct tensor *out, const 
     return r->s->gpu->ops->add(r->s->stream, out, &in[1]);
 }
 
-int block_scale(const struct block_step *r, const struct tensor *out, const struct tensor *in)
+int block_step_scale(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     const struct gpu_ops *ops = r->s->gpu->ops;
     const struct tensor *by = r->step->has_parameter ? &r->block->parameters[r->step->parameter] : NULL;
@@ -360,7 +360,7 @@ int block_scale(const struct block_step *r, const struct tensor *out, const stru
 
 static int step_scale(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
-    return block_scale(r, out, &in[0]);
+    return block_step_scale(r, out, &in[0]);
 }
 
 static int step_experts(const struct block_step *r, const struct tensor *out, const struct tensor *in)

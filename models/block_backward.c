@@ -89,7 +89,7 @@ static int vjp_rope(const struct tape_pass *pass, const struct block_step *r, co
 {
     (void)pass;
     (void)in;
-    TRY(block_rotate(r, out, true));
+    TRY(block_step_rotate(r, out, true));
     return r->s->gpu->ops->add(r->s->stream, &grads[0], out);
 }
 
@@ -163,7 +163,7 @@ static int vjp_scale(const struct tape_pass *pass, const struct block_step *r, c
 {
     (void)pass;
     (void)in;
-    TRY(block_scale(r, out, out));
+    TRY(block_step_scale(r, out, out));
     return r->s->gpu->ops->add(r->s->stream, &grads[0], out);
 }
 

@@ -61,8 +61,8 @@ enum gpu_activation block_activation(enum plan_activation activation);
 struct gpu_columns block_select_columns(const struct plan_select *select, int64_t width);
 void block_join_columns(const struct plan_join *join, int64_t first_width, int64_t second_width,
                         struct gpu_columns columns[2]);
-int block_rotate(const struct block_step *r, const struct tensor *x, bool inverse);             /* in place */
-int block_scale(const struct block_step *r, const struct tensor *out, const struct tensor *in); /* out may be in */
+int block_step_rotate(const struct block_step *r, const struct tensor *x, bool inverse);             /* in place */
+int block_step_scale(const struct block_step *r, const struct tensor *out, const struct tensor *in); /* out may be in */
 /* x as the module's runtime would quantize it, in s->rounded, which is made on first use. */
 int block_round_input(const struct block_step *r, const struct block_module *module, const struct tensor *x,
                       struct tensor *rounded);

@@ -76,7 +76,7 @@ struct rig {
 };
 
 static inline void rig_tensor(const struct rig *rig, struct tensor *out, int rank, const int64_t *shape, double scale,
-                       double mean, uint64_t seed)
+                              double mean, uint64_t seed)
 {
     ck_assert_rc_ok(gpu_tensor_new(&rig->gpu, DTYPE_F32, rank, shape, out));
     for (int64_t i = 0; i < tensor_count(out); i++) {
@@ -188,4 +188,3 @@ static inline void rig_close(struct rig *rig)
     gpu_close(&rig->gpu);
     plans_free(rig->plans);
 }
-

@@ -19,19 +19,32 @@ struct head_reference {
     const int32_t *labels;
 };
 
+static double *reference_copy(const struct tensor *tensor)
+{
+    double *out = tensor->data != NULL ? calloc((size_t)tensor_count(tensor), sizeof(*out)) : NULL;
+
+    for (int64_t i = 0; out != NULL && i < tensor_count(tensor); i++) {
+        out[i] = (double)((const float *)tensor->data)[i];
+    }
+    return out;
+}
+
 static void head_row(const struct head_reference *r, int64_t t, double *logits)
 {
-    double mean = 0;
+    double mean = 0, square = 0, eps = (double)(float)r->c->rms_norm_eps;
+    const double *x = r->x + t * HIDDEN;
 
+    for (int64_t i = 0; r->c->arch->layer_norms && i < HIDDEN; i++) {
+        mean += x[i] / HIDDEN;
+    }
     for (int64_t i = 0; i < HIDDEN; i++) {
-        mean += r->x[t * HIDDEN + i] * r->x[t * HIDDEN + i] / HIDDEN;
+        square += (x[i] - mean) * (x[i] - mean) / HIDDEN;
     }
     for (int64_t v = 0; v < VOCABULARY; v++) {
         double sum = r->bias != NULL ? r->bias[v] : 0;
         for (int64_t i = 0; i < HIDDEN; i++) {
             double factor = r->norm[i] + (r->c->arch->unit_offset ? 1 : 0);
-            sum += r->x[t * HIDDEN + i] / sqrt(mean + (double)(float)r->c->rms_norm_eps) * factor *
-                   r->lm_head[v * HIDDEN + i];
+            sum += (x[i] - mean) / sqrt(square + eps) * factor * r->lm_head[v * HIDDEN + i];
         }
         sum *= r->c->logit_scale;
         logits[v] = r->c->logit_cap > 0 ? r->c->logit_cap * tanh(sum / r->c->logit_cap) : sum;
@@ -95,100 +108,157 @@ static const struct {
              {"Cohere2ForCausalLM", "{\"logit_scale\":0.7}", false},
              {"LlamaForCausalLM", "{}", true}};
 
-/* Chunks of 4 and of 3; both kinds of loss, the teacher as logits and as hidden states. */
-START_TEST(test_head)
+struct head_rig {
+    struct gpu gpu;
+    struct gpu_stream *stream;
+    struct model_config c;
+    struct head head;
+    struct head_grads grads;
+    struct tensor x, dx, teacher, teacher_x, other; /* other [ROWS, HIDDEN] */
+    int32_t labels[ROWS];
+    struct head_reference reference;
+    double *teacher_logits;
+};
+
+static void new_numbers(const struct head_rig *rig, struct tensor *out, int rank, const int64_t *shape, double scale,
+                        double mean, uint64_t seed)
+{
+    ck_assert_rc_ok(gpu_tensor_new(&rig->gpu, DTYPE_F32, rank, shape, out));
+    for (int64_t i = 0; i < tensor_count(out); i++) {
+        ((float *)out->data)[i] = (float)(mean + scale * (double)support_unit(&seed));
+    }
+}
+
+static void head_rig_open(struct head_rig *rig, int row)
 {
     const int64_t rows[] = {ROWS, HIDDEN}, matrix[] = {VOCABULARY, HIDDEN}, logits[] = {ROWS, VOCABULARY};
-    const int64_t hidden = HIDDEN, vocabulary = VOCABULARY;
-    const double factor = 0.25;
-    struct rig rig = {0};
-    struct model_config c;
-    struct head head = {0};
-    struct head_grads grads = {0};
-    struct head_tape *tape;
-    struct tensor x = {0}, dx = {0}, teacher = {0}, teacher_x = {0}, scratch = {0};
-    int32_t labels[ROWS];
 
-    ck_assert_rc_ok(small_config(heads[_i].architecture, heads[_i].more, &c));
-    ck_assert_rc_ok(gpu_open("cpu", 2, &rig.gpu));
-    ck_assert_rc_ok(rig.gpu.ops->stream_new(rig.gpu.device, &rig.stream));
-    rig_tensor(&rig, &head.norm, 1, &hidden, 0.4, 1, 3);
-    rig_tensor(&rig, &head.lm_head, 2, matrix, 0.3, 0, 4);
-    if (heads[_i].bias) {
-        rig_tensor(&rig, &head.head_bias, 1, &vocabulary, 0.5, 0, 5);
-        rig_tensor(&rig, &grads.bias, 1, &vocabulary, 0, 0, 1);
+    memset(rig, 0, sizeof(*rig));
+    ck_assert_rc_ok(small_config(heads[row].architecture, heads[row].more, &rig->c));
+    ck_assert_rc_ok(gpu_open("cpu", 2, &rig->gpu));
+    ck_assert_rc_ok(rig->gpu.ops->stream_new(rig->gpu.device, &rig->stream));
+    new_numbers(rig, &rig->head.norm, 1, &rows[1], 0.4, 1, 3);
+    new_numbers(rig, &rig->head.lm_head, 2, matrix, 0.3, 0, 4);
+    if (heads[row].bias) {
+        new_numbers(rig, &rig->head.head_bias, 1, &matrix[0], 0.5, 0, 5);
+        new_numbers(rig, &rig->grads.bias, 1, &matrix[0], 0, 0, 1);
     }
-    rig_tensor(&rig, &grads.norm, 1, &hidden, 0, 0, 1);
-    rig_tensor(&rig, &grads.lm_head, 2, matrix, 0, 0, 1);
-    rig_tensor(&rig, &x, 2, rows, 2, 0, 6);
-    rig_tensor(&rig, &dx, 2, rows, 2, 0, 7);
-    rig_tensor(&rig, &teacher_x, 2, rows, 2, 0, 8);
-    rig_tensor(&rig, &scratch, 2, rows, 2, 0, 8);
-    rig_tensor(&rig, &teacher, 2, logits, 0, 0, 9);
-    ck_assert_rc_ok(head_logits(&head, &c, &rig.gpu, rig.stream, &scratch, &teacher));
+    new_numbers(rig, &rig->grads.norm, 1, &rows[1], 0, 0, 1);
+    new_numbers(rig, &rig->grads.lm_head, 2, matrix, 0, 0, 1);
+    new_numbers(rig, &rig->x, 2, rows, 2, 0, 6);
+    new_numbers(rig, &rig->dx, 2, rows, 2, 0, 7);
+    new_numbers(rig, &rig->teacher_x, 2, rows, 2, 0, 8);
+    new_numbers(rig, &rig->other, 2, rows, 2, 0, 8);
+    new_numbers(rig, &rig->teacher, 2, logits, 0, 0, 9);
+    ck_assert_rc_ok(head_logits(&rig->head, &rig->c, &rig->gpu, rig->stream, &rig->other, &rig->teacher));
     for (int t = 0; t < ROWS; t++) {
-        labels[t] = t % 4 == 1 ? -1 : t * 7 % VOCABULARY;
+        rig->labels[t] = t % 4 == 1 ? -1 : t * 7 % VOCABULARY;
     }
-    struct head_reference r = {.c = &c,
-                               .x = reference_copy(&x),
-                               .norm = reference_copy(&head.norm),
-                               .lm_head = reference_copy(&head.lm_head),
-                               .bias = reference_copy(&head.head_bias),
-                               .labels = labels};
-    double *teacher_logits = reference_copy(&teacher), sums[3] = {0};
-    for (int kind = 0; kind < 3; kind++) {
-        struct head_loss loss = {.factor = factor};
-        loss.labels = kind == 0 ? labels : NULL;
-        loss.logits = kind == 1 ? &teacher : NULL;
-        loss.teacher = kind == 2 ? &head : NULL;
-        loss.hidden = kind == 2 ? &teacher_x : NULL;
-        r.teacher = kind == 0 ? NULL : teacher_logits;
-        ck_assert_rc_ok(rig.gpu.ops->fill_zero(rig.stream, grads.norm.data, tensor_bytes(&grads.norm)));
-        ck_assert_rc_ok(rig.gpu.ops->fill_zero(rig.stream, grads.lm_head.data, tensor_bytes(&grads.lm_head)));
-        if (heads[_i].bias) {
-            ck_assert_rc_ok(rig.gpu.ops->fill_zero(rig.stream, grads.bias.data, tensor_bytes(&grads.bias)));
-        }
-        ck_assert_rc_ok(head_tape_new(&c, kind == 1 ? 3 : 4, kind == 2, &rig.gpu, rig.stream, &tape));
-        ck_assert_rc_ok(head_backward(&head, tape, &x, &loss, &dx, &grads, &sums[kind]));
-        ck_assert_double_eq_tol(sums[kind], head_loss_of(&r), 1e-5 * sums[kind]);
-        check_head(&r, r.x, &dx, factor);
-        check_head(&r, r.norm, &grads.norm, factor);
-        check_head(&r, r.lm_head, &grads.lm_head, factor);
-        if (heads[_i].bias) {
-            check_head(&r, r.bias, &grads.bias, factor);
-        }
-        double again = 0;
-        ck_assert_rc_ok(head_backward(&head, tape, &x, &loss, NULL, NULL, &again)); /* the loss alone */
-        ck_assert_double_eq(again, sums[kind]);
-        memcpy(scratch.data, x.data, tensor_bytes(&x));
-        ck_assert_rc_ok(head_backward(&head, tape, &scratch, &loss, &scratch, NULL, &again)); /* in place */
-        ck_assert_mem_eq(scratch.data, dx.data, tensor_bytes(&dx));
-        head_tape_free(tape);
-    }
-    ck_assert_double_eq_tol(sums[1], sums[2], 1e-6 * sums[1]);
+    rig->teacher_logits = reference_copy(&rig->teacher);
+    rig->reference = (struct head_reference){.c = &rig->c,
+                                             .x = reference_copy(&rig->x),
+                                             .norm = reference_copy(&rig->head.norm),
+                                             .lm_head = reference_copy(&rig->head.lm_head),
+                                             .bias = reference_copy(&rig->head.head_bias),
+                                             .labels = rig->labels};
+}
 
-    labels[2] = VOCABULARY;
-    const struct head_loss wrong = {.labels = labels, .factor = 1}, both = {.labels = labels, .logits = &teacher};
-    ck_assert_rc_ok(head_tape_new(&c, 4, false, &rig.gpu, rig.stream, &tape));
-    ck_assert_int_eq(head_backward(&head, tape, &x, &wrong, NULL, NULL, &sums[0]), ERR_INVALID_PARAMETER);
-    ck_assert_int_eq(head_backward(&head, tape, &x, &both, NULL, NULL, &sums[0]), ERR_INTERNAL);
-    const struct head_loss no_memory = {.teacher = &head, .hidden = &x};
-    ck_assert_int_eq(head_backward(&head, tape, &x, &no_memory, NULL, NULL, &sums[0]), ERR_INTERNAL);
-    head_tape_free(tape);
-    ck_assert_int_eq(head_tape_bytes(&c, 0, false), -1);
-    free(r.x);
-    free(r.norm);
-    free(r.lm_head);
-    free(r.bias);
-    free(teacher_logits);
-    struct tensor *const tensors[] = {&x,       &dx,         &teacher,       &teacher_x,
-                                      &scratch, &grads.norm, &grads.lm_head, &grads.bias};
+static void head_rig_close(struct head_rig *rig)
+{
+    struct tensor *const tensors[] = {&rig->x,     &rig->dx,         &rig->teacher,       &rig->teacher_x,
+                                      &rig->other, &rig->grads.norm, &rig->grads.lm_head, &rig->grads.bias};
+
     for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]); i++) {
-        gpu_tensor_free(&rig.gpu, tensors[i]);
+        gpu_tensor_free(&rig->gpu, tensors[i]);
     }
-    head_deinit(&head, &rig.gpu);
-    rig.gpu.ops->stream_free(rig.stream);
-    gpu_close(&rig.gpu);
+    free(rig->reference.x);
+    free(rig->reference.norm);
+    free(rig->reference.lm_head);
+    free(rig->reference.bias);
+    free(rig->teacher_logits);
+    head_deinit(&rig->head, &rig->gpu);
+    rig->gpu.ops->stream_free(rig->stream);
+    gpu_close(&rig->gpu);
+}
+
+static void zero_numbers(const struct head_rig *rig, const struct tensor *tensor)
+{
+    if (tensor->data != NULL) {
+        ck_assert_rc_ok(rig->gpu.ops->fill_zero(rig->stream, tensor->data, tensor_bytes(tensor)));
+    }
+}
+
+/* Returns the loss. */
+static double check_loss(struct head_rig *rig, const struct head_loss *loss, int64_t chunk)
+{
+    struct head_reference *r = &rig->reference;
+    struct head_tape *tape;
+    double sum = 0, again = 0;
+
+    r->teacher = loss->labels != NULL ? NULL : rig->teacher_logits;
+    zero_numbers(rig, &rig->grads.norm);
+    zero_numbers(rig, &rig->grads.lm_head);
+    zero_numbers(rig, &rig->grads.bias);
+    ck_assert_rc_ok(head_tape_new(&rig->c, chunk, loss->teacher != NULL, &rig->gpu, rig->stream, &tape));
+    ck_assert_rc_ok(head_backward(&rig->head, tape, &rig->x, loss, &rig->dx, &rig->grads, &sum));
+    ck_assert_double_eq_tol(sum, head_loss_of(r), 1e-5 * sum);
+    check_head(r, r->x, &rig->dx, loss->factor);
+    check_head(r, r->norm, &rig->grads.norm, loss->factor);
+    check_head(r, r->lm_head, &rig->grads.lm_head, loss->factor);
+    if (r->bias != NULL) {
+        check_head(r, r->bias, &rig->grads.bias, loss->factor);
+    }
+    ck_assert_rc_ok(head_backward(&rig->head, tape, &rig->x, loss, NULL, NULL, &again)); /* the loss alone */
+    ck_assert_double_eq(again, sum);
+    memcpy(rig->other.data, rig->x.data, tensor_bytes(&rig->x));
+    ck_assert_rc_ok(head_backward(&rig->head, tape, &rig->other, loss, &rig->other, NULL, &again)); /* in place */
+    ck_assert_double_eq(again, 2 * sum);
+    ck_assert_mem_eq(rig->other.data, rig->dx.data, tensor_bytes(&rig->dx));
+    head_tape_free(tape);
+    return sum;
+}
+
+START_TEST(test_losses)
+{
+    struct head_rig rig;
+
+    head_rig_open(&rig, _i);
+    const struct head_loss labels = {.labels = rig.labels, .factor = 0.25};
+    const struct head_loss logits = {.logits = &rig.teacher, .factor = 0.25};
+    const struct head_loss teacher = {.teacher = &rig.head, .hidden = &rig.teacher_x, .factor = 0.25};
+    check_loss(&rig, &labels, 4);
+    double sum = check_loss(&rig, &logits, 3);
+    ck_assert_double_eq_tol(check_loss(&rig, &teacher, 4), sum, 1e-6 * sum);
+    head_rig_close(&rig);
+}
+END_TEST
+
+START_TEST(test_refused)
+{
+    struct head_tape *tape = NULL;
+    struct head_rig rig;
+    double sum = 0;
+
+    head_rig_open(&rig, 0);
+    ck_assert_int_eq(head_tape_bytes(&rig.c, 0, false), -1);
+    ck_assert_int_eq(head_tape_new(&rig.c, INT64_MAX, false, &rig.gpu, rig.stream, &tape), ERR_INTERNAL);
+    ck_assert_ptr_null(tape);
+    ck_assert_rc_ok(head_tape_new(&rig.c, 4, false, &rig.gpu, rig.stream, &tape));
+    const struct head_loss wrong = {.labels = rig.labels}, both = {.labels = rig.labels, .logits = &rig.teacher};
+    const struct head_loss none = {.factor = 1}, no_memory = {.teacher = &rig.head, .hidden = &rig.teacher_x};
+    const struct tensor few = tensor_rows(&rig.teacher, 0, ROWS - 1);
+    const struct head_loss short_one = {.logits = &few};
+    ck_assert_int_eq(head_backward(&rig.head, tape, &rig.x, &both, NULL, NULL, &sum), ERR_INTERNAL);
+    ck_assert_int_eq(head_backward(&rig.head, tape, &rig.x, &none, NULL, NULL, &sum), ERR_INTERNAL);
+    ck_assert_int_eq(head_backward(&rig.head, tape, &rig.x, &no_memory, NULL, NULL, &sum), ERR_INTERNAL);
+    ck_assert_int_eq(head_backward(&rig.head, tape, &rig.x, &short_one, NULL, NULL, &sum), ERR_INTERNAL);
+    rig.labels[2] = VOCABULARY;
+    ck_assert_int_eq(head_backward(&rig.head, tape, &rig.x, &wrong, NULL, NULL, &sum), ERR_INVALID_PARAMETER);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "label 100 of token 2"));
+    ck_assert_double_eq(sum, 0);
+    head_tape_free(tape);
+    head_tape_free(NULL);
+    head_rig_close(&rig);
 }
 END_TEST
 
