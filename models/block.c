@@ -147,7 +147,7 @@ const struct block_module *block_step_module(const struct block_step *r)
     return &r->block->modules[r->values->first_module + r->step->module];
 }
 
-static int64_t widest_input(const struct plans *plans)
+static int64_t block_widest_input(const struct plans *plans)
 {
     int64_t widest = 0;
 
@@ -160,12 +160,13 @@ static int64_t widest_input(const struct plans *plans)
 
 int64_t block_rounded_bytes(const struct plans *plans, int64_t tokens)
 {
-    return 4 * tokens * widest_input(plans);
+    return 4 * tokens * block_widest_input(plans);
 }
 
 int block_rounded_new(struct block_scratch *s)
 {
-    return gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, widest_input(s->plans)}, &s->rounded);
+    return gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, block_widest_input(s->plans)},
+                          &s->rounded);
 }
 
 int block_rounded(struct block_scratch *scratch, const struct tensor *like, struct tensor *rounded)

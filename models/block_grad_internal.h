@@ -47,7 +47,7 @@ struct tensor tape_gradient(const struct tape_pass *pass, int value);
 /* The steps of the pass's plan in reverse, from the gradients of the values `from`; those of `want` are there then. */
 int tape_reverse(struct tape_pass *pass, plan_set from, plan_set want);
 /* A step on its way back: `out` is the gradient of its output, which nothing reads afterwards; grads[i] that of input
- * i, to add to, data NULL: not needed. block_backward_experts.c: EXPERTS. */
+ * i, to add to, data NULL: not needed. block_grad_experts.c: EXPERTS. */
 int tape_vjp_experts(const struct tape_pass *pass, const struct block_step *r, const struct tensor *out,
                      const struct tensor *grads);
 /* Whether gradients of an expert's tensors are wanted. */

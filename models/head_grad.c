@@ -20,7 +20,7 @@ struct head_tape {
     struct tensor teacher;                 /* F32 [chunk, V]; data NULL: its logits are not computed here */
 };
 
-static bool has_cap(const struct model_config *config)
+static bool head_has_cap(const struct model_config *config)
 {
     return config->logit_cap > 0;
 }
@@ -28,7 +28,7 @@ static bool has_cap(const struct model_config *config)
 int64_t head_tape_bytes(const struct model_config *config, int64_t chunk, bool teacher)
 {
     int64_t columns =
-        config->vocab_size * (2 + (has_cap(config) ? 2 : 0) + (teacher ? 1 : 0)) + 3 * config->hidden_size;
+        config->vocab_size * (2 + (head_has_cap(config) ? 2 : 0) + (teacher ? 1 : 0)) + 3 * config->hidden_size;
     int64_t bytes;
 
     return chunk > 0 && !__builtin_mul_overflow(4 * columns, chunk, &bytes) ? bytes : -1;
@@ -43,7 +43,7 @@ static int head_allocate(struct head_tape *t, bool teacher)
     TRY(gpu_tensor_uninitialized(&t->gpu, DTYPE_F32, 2, hidden, &t->hidden));
     TRY(gpu_tensor_uninitialized(&t->gpu, DTYPE_F32, 2, logits, &t->raw));
     TRY(gpu_tensor_uninitialized(&t->gpu, DTYPE_F32, 2, logits, &t->draw));
-    if (has_cap(t->config)) {
+    if (head_has_cap(t->config)) {
         TRY(gpu_tensor_uninitialized(&t->gpu, DTYPE_F32, 2, logits, &t->logits));
         TRY(gpu_tensor_uninitialized(&t->gpu, DTYPE_F32, 2, logits, &t->dlogits));
     }
@@ -91,31 +91,31 @@ struct head_pass {
     struct tensor normed, dnormed, hidden, raw, draw, logits, dlogits;
 };
 
-static const struct tensor *of(const struct tensor *tensor)
+static const struct tensor *head_present(const struct tensor *tensor)
 {
     return tensor->data != NULL ? tensor : NULL;
 }
 
-static int zero(const struct head_pass *p, const struct tensor *tensor)
+static int head_zero(const struct head_pass *p, const struct tensor *tensor)
 {
     return p->t->gpu.ops->fill_zero(p->t->stream, tensor->data, tensor_bytes(tensor));
 }
 
 /* As head_logits, with what the way back needs kept. */
-static int pass_forward(const struct head_pass *p, const struct tensor *x)
+static int head_pass_forward(const struct head_pass *p, const struct tensor *x)
 {
     const struct gpu_ops *ops = p->t->gpu.ops;
     const struct model_config *c = p->t->config;
     const struct head *head = p->head;
 
-    TRY(ops->norm(p->t->stream, &p->normed, x, &head->norm, of(&head->norm_bias), &p->norm));
-    TRY(ops->linear(p->t->stream, &p->raw, &p->normed, &head->lm_head, of(&head->head_bias)));
+    TRY(ops->norm(p->t->stream, &p->normed, x, &head->norm, head_present(&head->norm_bias), &p->norm));
+    TRY(ops->linear(p->t->stream, &p->raw, &p->normed, &head->lm_head, head_present(&head->head_bias)));
     TRY(c->logit_scale != 1 ? ops->combine(p->t->stream, &p->raw, c->logit_scale, &p->raw, 0, NULL) : 0);
-    return has_cap(c) ? ops->soft_cap(p->t->stream, &p->logits, &p->raw, c->logit_cap) : 0;
+    return head_has_cap(c) ? ops->soft_cap(p->t->stream, &p->logits, &p->raw, c->logit_cap) : 0;
 }
 
 /* The teacher's logits of these tokens. */
-static int pass_teacher(const struct head_pass *p, struct tensor *out)
+static int head_pass_teacher(const struct head_pass *p, struct tensor *out)
 {
     const struct head_loss *loss = p->loss;
 
@@ -130,30 +130,30 @@ static int pass_teacher(const struct head_pass *p, struct tensor *out)
 }
 
 /* *loss of these tokens, and the gradient of the logits unless `forward`. */
-static int pass_loss(const struct head_pass *p, bool forward, double *loss)
+static int head_pass_loss(const struct head_pass *p, bool forward, double *loss)
 {
     const struct gpu_ops *ops = p->t->gpu.ops;
     const struct tensor *gradient = forward ? NULL : &p->dlogits;
     struct tensor teacher;
 
-    TRY(zero(p, &p->dlogits));
+    TRY(head_zero(p, &p->dlogits));
     if (p->loss->labels != NULL) {
         return ops->nll_grad(p->t->stream, gradient, &p->logits, p->loss->labels + p->first, p->loss->factor, loss);
     }
-    TRY(pass_teacher(p, &teacher));
+    TRY(head_pass_teacher(p, &teacher));
     return ops->kl_grad(p->t->stream, gradient, &p->logits, &teacher, p->loss->factor, loss);
 }
 
 /* From the gradient of the logits to that of the hidden states x, which may be overwritten by it. */
-static int pass_backward(const struct head_pass *p, const struct tensor *x, const struct tensor *dx)
+static int head_pass_backward(const struct head_pass *p, const struct tensor *x, const struct tensor *dx)
 {
     const struct gpu_ops *ops = p->t->gpu.ops;
     const struct model_config *c = p->t->config;
     const struct head_grads *grads = p->grads;
     struct gpu_stream *stream = p->t->stream;
 
-    if (has_cap(c)) {
-        TRY(zero(p, &p->draw));
+    if (head_has_cap(c)) {
+        TRY(head_zero(p, &p->draw));
         TRY(ops->soft_cap_grad(stream, &p->draw, &p->dlogits, &p->raw, c->logit_cap));
     }
     TRY(c->logit_scale != 1 ? ops->combine(stream, &p->draw, c->logit_scale, &p->draw, 0, NULL) : 0);
@@ -162,16 +162,16 @@ static int pass_backward(const struct head_pass *p, const struct tensor *x, cons
     if (dx == NULL && grads->norm.data == NULL && grads->norm_bias.data == NULL) {
         return 0;
     }
-    TRY(zero(p, &p->dnormed));
+    TRY(head_zero(p, &p->dnormed));
     TRY(ops->linear_grad(stream, &p->dnormed, &p->draw, &p->head->lm_head));
-    TRY(zero(p, &p->hidden));
-    TRY(ops->norm_grad(stream, &p->hidden, of(&grads->norm), of(&grads->norm_bias), &p->dnormed, x, &p->head->norm,
-                       &p->norm));
+    TRY(head_zero(p, &p->hidden));
+    TRY(ops->norm_grad(stream, &p->hidden, head_present(&grads->norm), head_present(&grads->norm_bias), &p->dnormed, x,
+                       &p->head->norm, &p->norm));
     return dx != NULL ? ops->convert(stream, dx, &p->hidden) : 0;
 }
 
 /* Whether the loss is one of the three, for so many tokens, and the tape has what it takes. */
-static int check_loss(const struct head_tape *tape, const struct head_loss *loss, int64_t tokens)
+static int head_check_loss(const struct head_tape *tape, const struct head_loss *loss, int64_t tokens)
 {
     bool teacher = loss->teacher != NULL && loss->hidden != NULL && loss->hidden->shape[0] == tokens;
     bool logits = loss->teacher == NULL && loss->logits != NULL && loss->logits->shape[0] == tokens;
@@ -185,7 +185,7 @@ static int check_loss(const struct head_tape *tape, const struct head_loss *loss
 }
 
 /* Labels in the vocabulary, or -1. */
-static int check_labels(const struct head_tape *tape, const int32_t *labels, int64_t tokens)
+static int head_check_labels(const struct head_tape *tape, const int32_t *labels, int64_t tokens)
 {
     for (int64_t i = 0; labels != NULL && i < tokens; i++) {
         if (labels[i] < -1 || labels[i] >= tape->config->vocab_size) {
@@ -212,8 +212,8 @@ static struct head_pass head_pass(const struct head *head, const struct head_tap
                           .raw = tensor_rows(&t->raw, 0, count),
                           .draw = tensor_rows(&t->draw, 0, count)};
 
-    p.logits = has_cap(t->config) ? tensor_rows(&t->logits, 0, count) : p.raw;
-    p.dlogits = has_cap(t->config) ? tensor_rows(&t->dlogits, 0, count) : p.draw;
+    p.logits = head_has_cap(t->config) ? tensor_rows(&t->logits, 0, count) : p.raw;
+    p.dlogits = head_has_cap(t->config) ? tensor_rows(&t->dlogits, 0, count) : p.draw;
     return p;
 }
 
@@ -225,8 +225,8 @@ int head_backward(const struct head *head, struct head_tape *tape, const struct 
     bool forward = dx == NULL && grads == NULL;
     double sum = 0;
 
-    TRY(check_loss(tape, loss, tokens));
-    TRY(check_labels(tape, loss->labels, tokens));
+    TRY(head_check_loss(tape, loss, tokens));
+    TRY(head_check_labels(tape, loss->labels, tokens));
     for (int64_t at = 0; at < tokens; at += tape->chunk) {
         int64_t count = tokens - at < tape->chunk ? tokens - at : tape->chunk;
         const struct head_pass p = head_pass(head, tape, loss, grads != NULL ? grads : &none, at, count);
@@ -236,9 +236,9 @@ int head_backward(const struct head *head, struct head_tape *tape, const struct 
         if (dx != NULL) {
             drows = tensor_rows(dx, at, count);
         }
-        TRY(pass_forward(&p, &rows));
-        TRY(pass_loss(&p, forward, &own));
-        TRY(forward ? 0 : pass_backward(&p, &rows, dx != NULL ? &drows : NULL));
+        TRY(head_pass_forward(&p, &rows));
+        TRY(head_pass_loss(&p, forward, &own));
+        TRY(forward ? 0 : head_pass_backward(&p, &rows, dx != NULL ? &drows : NULL));
         sum += own;
     }
     *total += sum;

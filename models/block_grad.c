@@ -1,11 +1,11 @@
 /* The steps of a plan in reverse: for each kind the product of its output's gradient with its Jacobian, which is added
- * to the gradients of its inputs. The forwards are in block.c, EXPERTS in block_backward_experts.c. */
+ * to the gradients of its inputs. The forwards are in block.c, EXPERTS in block_grad_experts.c. */
 
 #include "models/block_grad_internal.h"
 
 #include "base/err.h"
 
-static const struct tensor *present(const struct tensor *tensor)
+static const struct tensor *grad_present(const struct tensor *tensor)
 {
     return tensor->data != NULL ? tensor : NULL;
 }
@@ -30,7 +30,7 @@ static const struct tensor *sinks_grad(const struct tape_pass *pass, const struc
 {
     const struct block_grads *grads = pass->grads;
 
-    return grads != NULL && grads->sinks != NULL && attention->has_sinks ? present(&grads->sinks[attention->sinks])
+    return grads != NULL && grads->sinks != NULL && attention->has_sinks ? grad_present(&grads->sinks[attention->sinks])
                                                                          : NULL;
 }
 
@@ -49,7 +49,7 @@ static int vjp_quantized(const struct block_step *r, const struct tensor *out, c
     TRY(block_rounded(r->s, in, &product));
     TRY(ops->fill_zero(r->s->stream, product.data, tensor_bytes(&product)));
     TRY(ops->linear_grad(r->s->stream, &product, out, &module->weight));
-    return ops->quantize_input_grad(r->s->stream, dx, &product, in, present(&module->outliers), &module->input);
+    return ops->quantize_input_grad(r->s->stream, dx, &product, in, grad_present(&module->outliers), &module->input);
 }
 
 static int vjp_linear(const struct tape_pass *pass, const struct block_step *r, const struct tensor *out,
@@ -80,8 +80,8 @@ static int vjp_norm(const struct tape_pass *pass, const struct block_step *r, co
     const struct block_norm_grad *own = norm_grad_of(pass, r->step->norm);
     const struct gpu_norm spec = block_norm_spec(r);
 
-    return r->s->gpu->ops->norm_grad(r->s->stream, present(&grads[0]), present(&own->weight), present(&own->bias), out,
-                                     &in[0], present(&tensors->weight), &spec);
+    return r->s->gpu->ops->norm_grad(r->s->stream, grad_present(&grads[0]), grad_present(&own->weight),
+                                     grad_present(&own->bias), out, &in[0], grad_present(&tensors->weight), &spec);
 }
 
 static int vjp_rope(const struct tape_pass *pass, const struct block_step *r, const struct tensor *out,
@@ -99,8 +99,9 @@ static int vjp_attention(const struct tape_pass *pass, const struct block_step *
 {
     const struct gpu_attention spec = block_attention_spec(r);
 
-    return r->s->gpu->ops->attention_grad(r->s->stream, present(&grads[0]), present(&grads[1]), present(&grads[2]),
-                                          sinks_grad(pass, &r->step->attention), out, &in[0], &in[1], &in[2], &spec);
+    return r->s->gpu->ops->attention_grad(r->s->stream, grad_present(&grads[0]), grad_present(&grads[1]),
+                                          grad_present(&grads[2]), sinks_grad(pass, &r->step->attention), out, &in[0],
+                                          &in[1], &in[2], &spec);
 }
 
 static int vjp_activate(const struct tape_pass *pass, const struct block_step *r, const struct tensor *out,
@@ -109,13 +110,13 @@ static int vjp_activate(const struct tape_pass *pass, const struct block_step *r
     bool gated = r->step->inputs > 1;
 
     (void)pass;
-    return r->s->gpu->ops->activate_grad(r->s->stream, present(&grads[0]), gated ? present(&grads[1]) : NULL, out,
-                                         &in[0], gated ? &in[1] : NULL, block_activation(r->step->activation));
+    return r->s->gpu->ops->activate_grad(r->s->stream, grad_present(&grads[0]), gated ? grad_present(&grads[1]) : NULL,
+                                         out, &in[0], gated ? &in[1] : NULL, block_activation(r->step->activation));
 }
 
 /* Back to where the columns came from. */
-static int add_back(const struct block_step *r, const struct tensor *grad, const struct tensor *out,
-                    const struct gpu_columns *columns)
+static int vjp_columns(const struct block_step *r, const struct tensor *grad, const struct tensor *out,
+                       const struct gpu_columns *columns)
 {
     const struct gpu_columns back = {.heads = columns->heads,
                                      .count = columns->count,
@@ -133,7 +134,7 @@ static int vjp_select(const struct tape_pass *pass, const struct block_step *r, 
     const struct gpu_columns columns = block_select_columns(&r->step->select, in[0].shape[1]);
 
     (void)pass;
-    return add_back(r, &grads[0], out, &columns);
+    return vjp_columns(r, &grads[0], out, &columns);
 }
 
 static int vjp_join(const struct tape_pass *pass, const struct block_step *r, const struct tensor *out,
@@ -143,8 +144,8 @@ static int vjp_join(const struct tape_pass *pass, const struct block_step *r, co
 
     (void)pass;
     block_join_columns(&r->step->join, in[0].shape[1], in[1].shape[1], columns);
-    TRY(add_back(r, &grads[0], out, &columns[0]));
-    return add_back(r, &grads[1], out, &columns[1]);
+    TRY(vjp_columns(r, &grads[0], out, &columns[0]));
+    return vjp_columns(r, &grads[1], out, &columns[1]);
 }
 
 static int vjp_add(const struct tape_pass *pass, const struct block_step *r, const struct tensor *out,
@@ -204,7 +205,7 @@ static const char *const without[] = {
     [STEP_GATED_NORM] = "a gated norm of a recurrence (GATED_NORM)",
 };
 
-static bool has_backward(enum plan_step_kind kind)
+static bool vjp_exists(enum plan_step_kind kind)
 {
     return (size_t)kind < sizeof(backwards) / sizeof(backwards[0]) && backwards[kind] != NULL;
 }
@@ -217,7 +218,7 @@ static const char *not_differentiable(const struct plan *plan)
     for (int s = 0; s < plan->step_count; s++) {
         const struct plan_step *step = &plan->steps[s];
         bool named = (size_t)step->kind < sizeof(without) / sizeof(without[0]) && without[step->kind] != NULL;
-        const char *reason = has_backward(step->kind) ? NULL : named ? without[step->kind] : "an unknown step";
+        const char *reason = vjp_exists(step->kind) ? NULL : named ? without[step->kind] : "an unknown step";
         if (reason == NULL && step->kind == STEP_EXPERTS) {
             reason = not_differentiable(step->experts->plan);
         }
@@ -316,7 +317,7 @@ static int reverse_step(const struct tape_pass *pass, int s, plan_set *there)
         *there |= bit;
         grads[i] = tape_gradient(pass, step->in[i]);
     }
-    if (!has_backward(step->kind)) {
+    if (!vjp_exists(step->kind)) {
         return err_raise(ERR_INTERNAL, "step %d has no backward pass", s);
     }
     return backwards[step->kind](pass, &run, &out, in, grads);

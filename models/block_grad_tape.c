@@ -19,7 +19,7 @@ static void tape_life(const struct plan *plan, int value, int *from, int *to)
     *to = set ? plan->step_count : v->last > v->producer ? v->last : v->producer;
 }
 
-static void place_gradients(struct tape_layout *layout)
+static void tape_place_gradients(struct tape_layout *layout)
 {
     const struct plan *plan = &layout->plan;
     int64_t end = 0;
@@ -61,7 +61,7 @@ void tape_layout_make(const struct plan *plan, struct tape_layout *out)
     }
     out->plan.columns[REGION_KEPT] = out->columns;
     out->plan.columns[REGION_WORK] = 0;
-    place_gradients(out);
+    tape_place_gradients(out);
 }
 
 void tape_layout_place(const struct tape_layout *layout, struct block_values *values, float *memory)
@@ -208,7 +208,7 @@ struct tensor block_tape_gradient(const struct block_tape *tape, int value)
 }
 
 /* Whether the tape is of the block, and what it needs of the tape is there. */
-static int check_tape(const struct block *block, const struct block_tape *tape)
+static int tape_check(const struct block *block, const struct block_tape *tape)
 {
     if (tape->plan == NULL || tape->plan != block->plan) {
         return err_raise(ERR_INTERNAL, "block %lld runs on the tape of another layer", (long long)block->index);
@@ -226,7 +226,7 @@ int block_tape_forward(const struct block *block, struct block_tape *tape)
 {
     const struct plan *plan = block->plan;
 
-    TRY(check_tape(block, tape));
+    TRY(tape_check(block, tape));
     TRY(block_run(block, &tape->values, ~(plan_set)0));
     tape->routed = -1;
     for (int s = 0; s < plan->step_count; s++) {
@@ -242,7 +242,7 @@ int block_tape_forward(const struct block *block, struct block_tape *tape)
 }
 
 /* Parameters are constants but for the sinks of attention. */
-static int check_sinks(const struct block *block, const struct block_grads *grads)
+static int tape_check_sinks(const struct block *block, const struct block_grads *grads)
 {
     const struct plan *plan = block->plan;
 
@@ -269,8 +269,8 @@ int block_tape_backward(const struct block *block, struct block_tape *tape, cons
                              .memory = tape->memory.data,
                              .grads = grads};
 
-    TRY(check_tape(block, tape));
-    TRY(check_sinks(block, grads));
+    TRY(tape_check(block, tape));
+    TRY(tape_check_sinks(block, grads));
     if ((want & ~block->plan->inputs) != 0) {
         return err_raise(ERR_INTERNAL, "gradients are wanted of values that block %lld makes", (long long)block->index);
     }
