@@ -305,6 +305,7 @@ static const struct schema_row report_rows[] = {
     OBJECT(mixed_precision, schema_mixed_precision, NULLABLE),
     MEMBER(kv_cache, LIST, NULLABLE, HELP("Scales of keys and values by layer.")),
     MEMBER(analysis, OBJECT, NULLABLE, HELP("Rows and schemes of a method that only analyses.")),
+    OBJECT(tuning, schema_tuning, NULLABLE, HELP("How blocks learned; null: the method does not learn.")),
     OBJECT(anatomy, schema_anatomy, NULLABLE, HELP("Where the error comes from; null without rows.")),
     LIST(suggestions, schema_suggestion, NULLABLE,
          HELP("What would lower it, the best for its bytes first; empty: nothing would. Null: the job has not "

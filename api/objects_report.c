@@ -47,3 +47,29 @@ static const struct schema_row suggestion_rows[] = {
     MEMBER(basis, STRING, HELP("How the expectation was found.")),
     END};
 const struct schema schema_suggestion = {.name = "Suggestion", .rows = suggestion_rows};
+
+static const struct schema_row tuning_point_rows[] = {
+    MEMBER(step, INT), MEMBER(rate, NUMBER, HELP("The share of the rates that steps had.")),
+    MEMBER(loss, NUMBER, NULLABLE, HELP("On the step's own sequences.")), END};
+static const struct schema schema_tuning_point = {.name = "TuningPoint", .rows = tuning_point_rows};
+
+static const struct schema_row tuned_block_rows[] = {
+    MEMBER(layer, INT),
+    MEMBER(steps, INT),
+    MEMBER(sequences, INT, HELP("That were learned from.")),
+    MEMBER(held_out_sequences, INT, HELP("That losses were measured on instead; 0: on some that were learned from.")),
+    MEMBER(first_loss, NUMBER, NULLABLE, HELP("Mean square of the block's error against the float model, as solved.")),
+    MEMBER(best_loss, NUMBER, NULLABLE, HELP("Of what was kept.")),
+    MEMBER(last_loss, NUMBER, NULLABLE),
+    MEMBER(best_step, INT, HELP("0: the solver's result was kept.")),
+    MEMBER(seconds, NUMBER),
+    MEMBER(gpu_bytes, INT, HELP("Memory of values and gradients of a micro-batch.")),
+    MEMBER(note, STRING, NULLABLE, HELP("What went otherwise.")),
+    LIST(curve, schema_tuning_point, HELP("Losses of steps, 50 at most, evenly spaced.")),
+    END};
+static const struct schema schema_tuned_block = {.name = "TunedBlock", .rows = tuned_block_rows};
+
+static const struct schema_row tuning_report_rows[] = {
+    LIST(blocks, schema_tuned_block), MEMBER(seconds, NUMBER),
+    MEMBER(loss_ratio, NUMBER, NULLABLE, HELP("The mean of best_loss / first_loss.")), END};
+const struct schema schema_tuning = {.name = "Tuning", .rows = tuning_report_rows};

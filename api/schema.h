@@ -68,7 +68,7 @@ extern const struct schema schema_webhook_request, schema_webhook_change;
 extern const struct schema schema_problem;
 extern const struct schema schema_warning;
 /* --- objects_report.c */
-extern const struct schema schema_anatomy, schema_suggestion;
+extern const struct schema schema_anatomy, schema_suggestion, schema_tuning;
 
 /* --- objects_estimate.c */
 extern const struct schema schema_gate, schema_job_gate, schema_generation;

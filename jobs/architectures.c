@@ -13,11 +13,13 @@
 
 static bool method_applies(const struct quantizer *quantizer, const struct arch_parts *parts)
 {
-    bool cache = quantizer->solve == NULL && quantizer->rewrite == NULL && !quantizer->measures; /* and its analysis */
+    bool cache = quantizer->solve == NULL && quantizer->rewrite == NULL && quantizer->tune == NULL &&
+                 !quantizer->measures; /* and its analysis */
 
-    return quantizer->measures ? true
-           : cache             ? parts->attention && !parts->latent
-                               : quantizer->solve != NULL || parts->folds;
+    return quantizer->measures       ? true
+           : quantizer->tune != NULL ? parts->differentiable
+           : cache                   ? parts->attention && !parts->latent
+                                     : quantizer->solve != NULL || parts->folds;
 }
 
 /* parts NULL: of a model that no row describes. */

@@ -3,6 +3,7 @@
 #include "jobs/blocks.h"
 
 #include "base/err.h"
+#include "jobs/tuning.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -87,6 +88,10 @@ static json_t *notes_json(const struct message_block *block)
             json_array_append_new(rows, analysis_json(&block->analysis[i]));
         }
         json_object_set_new(notes, "analysis", rows);
+    }
+    json_t *tuning = tuning_note(block->saved.index, block->tuning);
+    if (tuning != NULL) {
+        json_object_set_new(notes, "tuning", tuning);
     }
     return notes;
 }

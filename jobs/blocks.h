@@ -7,7 +7,8 @@
 
 /* {"index","version","file","sha256","source","chains":{STORE:{"file","sha256"},...},"notes":{...}}; source: the
  * weights that it was made of, by model_modification; notes: what the report has of the block in addition to its rows,
- * {"kv_cache":{...},"analysis":[...]}, each where there is such a thing. NULL: no memory. New reference. */
+ * {"kv_cache":{...},"analysis":[...],"tuning":{...}}, each where there is such a thing. NULL: no memory. New reference.
+ */
 json_t *blocks_json(const struct message_block *block, const char *source);
 /* Whether a block was made of other weights. A row without a source does not say. */
 bool blocks_of_other_source(const json_t *list, const char *source);

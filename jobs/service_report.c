@@ -9,6 +9,7 @@
 #include "jobs/anatomy.h"
 #include "jobs/rows.h"
 #include "jobs/task.h"
+#include "jobs/tuning.h"
 #include "jobs/view.h"
 
 #include <string.h>
@@ -107,14 +108,14 @@ static json_t *compose(const struct service *service, const struct job_row *row,
     const json_t *suggestions = json_object_get(row->result, "suggestions");
 
     return json_pack(
-        "{s:s, s:i, s:s, s:s, s:s?, s:s, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O?, s:O}",
+        "{s:s, s:i, s:s, s:s, s:s?, s:s, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O?, s:O}",
         "object", "quantization.report", "version", REPORT_VERSION, "job_id", row->id, "status",
         job_status_name(row->status), "method", row->method, "mode", view_mode(row->request), "request", row->request,
         "environment", environment_of(service, row), "totals", totals_of(row, layers), "evaluation", evaluation_of(row),
         "gate", view_gate(row), "calibration", calibration_of(row), "mixed_precision",
         member_or_null(row->result, "mixed_precision"), "kv_cache", analysis_scales(blocks), "analysis",
-        analysis_report(blocks), "anatomy", anatomy_report(layers, suggestions), "suggestions",
-        member_or_null(row->result, "suggestions"), "warnings",
+        analysis_report(blocks), "tuning", tuning_report(blocks), "anatomy", anatomy_report(layers, suggestions),
+        "suggestions", member_or_null(row->result, "suggestions"), "warnings",
         json_is_array(row->warnings) ? json_incref(row->warnings) : json_array(), "error", row->error, "layers",
         layers);
 }

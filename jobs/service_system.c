@@ -116,10 +116,11 @@ static void add_formats(const struct quantizer *quantizer, json_t *method)
 
 static json_t *describe_method(const struct quantizer *quantizer)
 {
-    json_t *method = json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:o}", "object", "method", "name", quantizer->name,
-                               "title", quantizer->title, "description", quantizer->help, "needs_calibration",
-                               (int)(quantizer->stats != STATS_NONE || quantizer->rewrite != NULL), "analysis",
-                               (int)quantizer_analyses(quantizer), "parameters", spec_quantization_schema(quantizer));
+    json_t *method =
+        json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:o}", "object", "method", "name", quantizer->name, "title",
+                  quantizer->title, "description", quantizer->help, "needs_calibration",
+                  (int)(quantizer->stats != STATS_NONE || quantizer->rewrite != NULL || quantizer->tune != NULL),
+                  "analysis", (int)quantizer_analyses(quantizer), "parameters", spec_quantization_schema(quantizer));
     if (method != NULL) {
         add_formats(quantizer, method);
     }

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "models/block_grad.h"
 #include "pipeline/check.h"
 #include "pipeline/mixture.h"
 #include "pipeline/run_plan.h"
@@ -109,6 +110,21 @@ static void check_cache(const struct job_spec *spec, const struct model *model, 
                    "latent row that these are made from, and its scales are others",
                    own ? recipe->name : "\"kv_cache\"", model_config(model)->arch->name);
     validation_hint(errors, "%s", own ? "a method that quantizes weights" : "leave it out");
+}
+
+/* What learns needs the backward pass of every step of a layer. */
+static void check_tuner(const struct job_spec *spec, const struct model *model, struct validation_errors *errors)
+{
+    const struct recipe_stage *tuner = recipe_tuner(&spec->recipe);
+    const char *reason = "";
+
+    if (tuner == NULL || plans_differentiable(model_plans(model), &reason)) {
+        return;
+    }
+    validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/method",
+                   "%s learns by gradients, and layers of this %.100s have %s, which has no backward pass here",
+                   tuner->quantizer->name, model_config(model)->arch->name, reason);
+    validation_hint(errors, "gptq, which needs none");
 }
 
 /* A static input scale is what the calibration set reached. */
@@ -266,6 +282,7 @@ static int check_recipe(struct job_spec *spec, const struct model *model, const 
     check_lengths(spec, model, errors);
     check_generation(spec, model, errors);
     check_cache(spec, model, errors);
+    check_tuner(spec, model, errors);
     check_shapes(&spec->recipe, model, errors);
     if (errors->count > before) {
         return validation_raise(errors);

@@ -5,6 +5,7 @@
 #include "models/parts.h"
 
 #include "base/cleanup.h"
+#include "models/block_grad.h"
 #include "models/plan.h"
 
 /* Members that some row reads; the others ignore them. A row that needs another adds it here. */
@@ -205,6 +206,7 @@ bool arch_parts(const struct arch *row, struct arch_parts *out)
     *out = (struct arch_parts){.attention = any_layer(plans, has_attention),
                                .latent = parsed.latent.rank > 0,
                                .folds = any_layer(plans, has_folds),
+                               .differentiable = plans_differentiable(plans, NULL),
                                .experts = any_layer(plans, has_experts)};
     for (size_t i = 0; i < PARTS; i++) {
         if (any_layer(plans, parts[i].has)) {

@@ -15,6 +15,7 @@ struct arch_parts {
     bool latent;    /* with keys and values from a latent row */
     bool folds;     /* factors can be moved between linears and what feeds them: rewriting methods do something */
     bool experts;
+    bool differentiable; /* all steps have a backward pass: methods can learn */
 };
 /* That configuration, as a config.json. New reference; NULL: no memory. */
 json_t *arch_sample(const struct arch *row);

@@ -17,12 +17,15 @@
 
 #include "base/err.h"
 #include "pipeline/cache_scales.h"
+#include "pipeline/evaluate.h"
 #include "pipeline/experts.h"
 #include "pipeline/pass.h"
 #include "pipeline/reference.h"
 #include "pipeline/report.h"
 #include "pipeline/solve.h"
 #include "pipeline/static_inputs.h"
+#include "pipeline/tune.h"
+#include "pipeline/tuned.h"
 
 #include <math.h>
 #include <string.h>
@@ -294,6 +297,7 @@ static int group_run(struct run *run, struct block *block, int g, struct expert_
     if (rc == 0 && wants != 0) {
         rc = run->trials != NULL ? run->trials->group(run, block, g, stats)
                                  : group_solve(run, block, g, stats, outputs, rows);
+        rc = rc == 0 ? tuned_add_stats(run, &own) : rc;
     }
     stats_deinit(&own, run->p->gpu);
     return rc;
@@ -378,6 +382,11 @@ int block_solve(struct run *run, struct block *block, struct block_outputs *outp
     pool_drop(run, &pool);
     reference_release(run, plan, plan->group_count); /* all that a failure left */
     TRY(rc);
+    if (run->tuning != NULL) {
+        TRY(tuning_run(run, block, outputs, rows));
+        return run->block_index + 1 == run->config->num_layers ? 0
+                                                               : calibration_forward(run, run->stores, block, outputs);
+    }
     if (run->calibration.set == NULL || run->block_index + 1 == run->config->num_layers) {
         return 0; /* nothing reads the last block's output */
     }

@@ -238,7 +238,8 @@ static int commit_pending(struct checkpoint *checkpoint)
                                             .row_count = pending->rows.count,
                                             .cache = &pending->cache,
                                             .analysis = pending->analysis.list,
-                                            .analysis_count = pending->analysis.count};
+                                            .analysis_count = pending->analysis.count,
+                                            .tuning = &pending->tuning};
         rc = message_send_block_done(checkpoint->sender, &block);
     }
     if (rc == 0) {
@@ -285,6 +286,9 @@ int checkpoint_block(struct checkpoint *checkpoint, int64_t index, const struct 
     pending.rows = *made->rows;
     pending.cache = *made->cache;
     pending.analysis = *made->analysis;
+    if (made->tuning != NULL) {
+        pending.tuning = *made->tuning;
+    }
     *made->rows = (struct report_rows){0};
     *made->cache = (struct cache_scales){0};
     *made->analysis = (struct analysis_rows){0};

@@ -14,6 +14,7 @@ struct pending {
     struct report_rows rows;
     struct cache_scales cache;
     struct analysis_rows analysis;
+    struct tune_curve tuning;
 };
 
 struct checkpoint {
@@ -57,6 +58,7 @@ struct checkpoint_made {
     struct report_rows *rows;
     struct cache_scales *cache;
     struct analysis_rows *analysis;
+    const struct tune_curve *tuning; /* NULL: none; copied */
 };
 int checkpoint_block(struct checkpoint *checkpoint, int64_t index, const struct checkpoint_made *made,
                      struct gpu_stream *maker);

@@ -82,22 +82,30 @@ static int slice_losses(struct run *run, struct slices *s, int64_t first, int64_
     return gpu->ops->nll(run->stream, after, &ql, &fl, s->targets);
 }
 
+/* A path of a set through the open block. */
+struct block_path {
+    struct run *run;
+    const struct microbatches *batches;
+    struct activations *const *stores;
+    enum pipeline_phase phase;
+    const char *doing;
+};
+
 /* The set from the values `have` to the values `keep`, which are to be kept. */
-static int evaluate_pass(struct run *run, struct activations *const *stores, const struct block *block, plan_set have,
-                         plan_set keep)
+static int path_pass(const struct block_path *path, const struct block *block, plan_set have, plan_set keep)
 {
-    const struct microbatches *batches = &run->evaluation.batches;
+    struct run *run = path->run;
     plan_set steps = 0, used = 0, made = keep & ~have;
 
     TRY(pass_steps(block->plan, have, made, &steps, &used));
-    for (int64_t i = 0; i < microbatches_count(batches); i++) {
-        struct microbatch b = microbatches_at(batches, block->plan, i);
-        TRY(run_tick(run, run->block_fraction, "evaluating"));
-        pass_place(run, stores, &b, made);
-        TRY(pass_run(run, stores, block, &b, steps, used));
-        TRY(pass_write(run, stores, &b, made));
+    for (int64_t i = 0; i < microbatches_count(path->batches); i++) {
+        struct microbatch b = microbatches_at(path->batches, block->plan, i);
+        TRY(run_tick(run, run->block_fraction, path->doing));
+        pass_place(run, path->stores, &b, made);
+        TRY(pass_run(run, path->stores, block, &b, steps, used));
+        TRY(pass_write(run, path->stores, &b, made));
     }
-    run_end_phase(run, PHASE_EVALUATE, 0);
+    run_end_phase(run, path->phase, 0);
     return 0;
 }
 
@@ -112,15 +120,15 @@ static plan_set kept_for_experts(const struct plan *plan, int step)
     return plan->groups[g].kept;
 }
 
-static int evaluate_experts(struct run *run, struct activations *const *stores, struct block *block,
-                            struct block_outputs *outputs, int step)
+static int path_experts(const struct block_path *path, struct block *block, struct block_outputs *outputs, int step)
 {
-    const struct experts_input input = {.batches = &run->evaluation.batches,
-                                        .stores = stores,
+    struct run *run = path->run;
+    const struct experts_input input = {.batches = path->batches,
+                                        .stores = path->stores,
                                         .have = kept_for_experts(block->plan, step),
-                                        .phase = PHASE_EVALUATE,
+                                        .phase = path->phase,
                                         .share = run->block_fraction,
-                                        .doing = "evaluating"};
+                                        .doing = path->doing};
     struct experts_turn turn = experts_begin(run, block, outputs, step);
     bool more = true;
 
@@ -132,24 +140,39 @@ static int evaluate_experts(struct run *run, struct activations *const *stores, 
     return 0;
 }
 
-int evaluate_block(struct run *run, struct activations *store, struct block *block, struct block_outputs *outputs)
+static int path_forward(const struct block_path *path, struct block *block, struct block_outputs *outputs)
 {
     const struct plan *plan = block->plan;
-    struct activations *stores[PLAN_VALUES_MAX];
     plan_set have = plan->inputs;
-    int path = store == run->evaluation.float_model ? 0 : 1;
 
-    memcpy(stores, run->evaluation.stores, sizeof(stores));
-    memcpy(stores + PLAN_SHARED_STORE, run->evaluation.shared[path], sizeof(run->evaluation.shared[path]));
-    stores[0] = store;
     for (int s = 0; s < plan->step_count; s++) {
         if (plan->steps[s].kind == STEP_EXPERTS) {
-            TRY(evaluate_pass(run, stores, block, have, kept_for_experts(plan, s)));
-            TRY(evaluate_experts(run, stores, block, outputs, s));
+            TRY(path_pass(path, block, have, kept_for_experts(plan, s)));
+            TRY(path_experts(path, block, outputs, s));
             have = kept_for_experts(plan, s) | PLAN_BIT(plan->steps[s].out);
         }
     }
-    return evaluate_pass(run, stores, block, have, PLAN_BIT(plan->output) | plan->given);
+    return path_pass(path, block, have, PLAN_BIT(plan->output) | plan->given);
+}
+
+int evaluate_block(struct run *run, struct activations *store, struct block *block, struct block_outputs *outputs)
+{
+    struct activations *stores[PLAN_VALUES_MAX];
+    const struct block_path path = {run, &run->evaluation.batches, stores, PHASE_EVALUATE, "evaluating"};
+    int side = store == run->evaluation.float_model ? 0 : 1;
+
+    memcpy(stores, run->evaluation.stores, sizeof(stores));
+    memcpy(stores + PLAN_SHARED_STORE, run->evaluation.shared[side], sizeof(run->evaluation.shared[side]));
+    stores[0] = store;
+    return path_forward(&path, block, outputs);
+}
+
+int calibration_forward(struct run *run, struct activations *const *stores, struct block *block,
+                        struct block_outputs *outputs)
+{
+    const struct block_path path = {run, &run->calibration, stores, PHASE_FORWARD, "calibrating"};
+
+    return path_forward(&path, block, outputs);
 }
 
 /* Codes depend on the file alone, so what it does not say is not done before. */

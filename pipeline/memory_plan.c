@@ -155,6 +155,26 @@ static bool has_targets(const struct memory_load *load, const struct sizes *s)
     return load->calibrates && recipe_has_targets(load->recipe, tokens, s->narrowest);
 }
 
+/* All experts of a block are there while it learns. */
+static bool learns(const struct memory_load *load)
+{
+    return load->calibrates && recipe_tuner(load->recipe) != NULL;
+}
+
+/* What learning adds: states of the largest block, where groups are no longer solved; a tape of as many sequences as a
+ * micro-batch has. */
+static void plan_learning(const struct memory_load *load, const struct plans *plans, int64_t tokens,
+                          struct memory_plan *plan)
+{
+    int64_t length = load->sequence_length > 0 ? load->sequence_length : 1, states = 0;
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        states = plan_larger(states, memory_plan_tuned(load->recipe, plans_kind(plans, kind), load->sequences));
+    }
+    plan->solve = plan_larger(plan->solve, states);
+    plan->microbatches += memory_plan_tape(plans, plan_larger(tokens / length, 1), length);
+}
+
 static bool searches_inputs(const struct recipe *recipe, const struct recipe_stage *solver,
                             const struct plan_module *module)
 {
@@ -209,7 +229,9 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
     const struct model_config *c = model_config(model);
     const struct sizes s = model_is_bare(model)
                                ? sizes_listed(load->recipe, model)
-                               : sizes_of(model_plans(model), tokens == 0 ? 0 : memory_plan_experts(model, device));
+                               : sizes_of(model_plans(model), learns(load)  ? INT64_MAX
+                                                              : tokens == 0 ? 0
+                                                                            : memory_plan_experts(model, device));
     bool runs = load->calibrates || load->evaluates;
     int64_t batch = plan_larger(tokens, load->longest);
     int64_t square = s.widest * s.widest * (int64_t)sizeof(float);
@@ -230,6 +252,9 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
     };
     if (has_targets(load, &s)) {
         plan_targets(c, &s, batch, &plan);
+    }
+    if (learns(load)) {
+        plan_learning(load, model_plans(model), tokens, &plan);
     }
     return plan;
 }

@@ -33,6 +33,10 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
 /* F32 weights of experts that are loaded at once: as much as the block's other modules have, and on a device with
  * memory of its own up to a share of it. */
 int64_t memory_plan_experts(const struct model *model, const struct gpu_info *device);
+/* What learning takes (run_plan_tune.c), of the device: the tape of a micro-batch; next to a solved block of that plan
+ * its float weights, statistics and states; 0: nothing learns. */
+int64_t memory_plan_tape(const struct plans *plans, int64_t sequences, int64_t length);
+int64_t memory_plan_tuned(const struct recipe *recipe, const struct plan *plan, int64_t sequences);
 /* How many experts that is, at least one. */
 int64_t memory_plan_turn(const struct plan_experts *experts, int64_t expert_bytes);
 /* Taken at once, when nothing is short. */

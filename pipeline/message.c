@@ -13,4 +13,4 @@ const char *const pipeline_phase_names[PHASE_COUNT] = {
     [PHASE_EXPORT] = "export",
 };
 
-const char *const message_steps[] = {"loading", "calibrating", "quantizing", "evaluating", "measuring", NULL};
+const char *const message_steps[] = {"loading", "calibrating", "quantizing", "evaluating", "measuring", "tuning", NULL};

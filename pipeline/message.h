@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "pipeline/report.h"
 #include "quantizers/analysis.h"
+#include "quantizers/tune.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -46,10 +47,10 @@ struct evaluation_result {
 
 /* Activations that were saved after a block. */
 struct saved_activations {
-    char store[16]; /* "calibration", "reference", "eval_float", "eval_quant" */
+    char store[16]; /* "calibration", "reference", "eval_float", "eval_quant", "tuning" */
     char file[64], sha256[DIGEST_HEX_SIZE];
 };
-#define SAVED_ACTIVATIONS_MAX 4
+#define SAVED_ACTIVATIONS_MAX 5
 
 /* The version of a block's row with the files that it names. Raised when one of them changes its meaning. */
 #define CHECKPOINT_VERSION 1
@@ -84,6 +85,7 @@ struct message_block {
     const struct cache_scales *cache; /* of keys and values; count 0: there are none */
     const struct analysis_row *analysis;
     int analysis_count;
+    const struct tune_curve *tuning; /* not done: nothing was learned */
 };
 
 struct message_warning {
@@ -105,7 +107,7 @@ struct message {
     };
 };
 
-/* NULL-terminated: "loading", "calibrating", "quantizing", "evaluating", "measuring". */
+/* NULL-terminated: "loading", "calibrating", "quantizing", "evaluating", "measuring", "tuning". */
 extern const char *const message_steps[];
 
 /* Takes a message. Nonzero stops the run, which ends with that code as its own failure. After a block is done,

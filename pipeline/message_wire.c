@@ -170,6 +170,50 @@ static void get_analysis(struct wire_in *in, struct analysis_row *row)
     get_scales(in, &row->scales);
 }
 
+static void put_tuning(struct wire_out *out, const struct tune_curve *curve)
+{
+    wire_put_int(out, curve->done);
+    wire_put_int(out, curve->steps);
+    wire_put_int(out, curve->sequences);
+    wire_put_int(out, curve->held_out);
+    wire_put_int(out, curve->best_step);
+    wire_put_int(out, curve->bytes);
+    wire_put_real(out, curve->first);
+    wire_put_real(out, curve->best);
+    wire_put_real(out, curve->last);
+    wire_put_real(out, curve->seconds);
+    wire_put_text(out, curve->note);
+    wire_put_int(out, curve->count);
+    for (int i = 0; i < curve->count; i++) {
+        wire_put_int(out, curve->points[i].step);
+        wire_put_real(out, curve->points[i].lr);
+        wire_put_real(out, curve->points[i].loss);
+    }
+}
+
+static void get_tuning(struct wire_in *in, struct tune_curve *curve)
+{
+    curve->done = wire_get_int(in) != 0;
+    curve->steps = wire_get_int(in);
+    curve->sequences = wire_get_int(in);
+    curve->held_out = wire_get_int(in);
+    curve->best_step = wire_get_int(in);
+    curve->bytes = wire_get_int(in);
+    curve->first = wire_get_real(in);
+    curve->best = wire_get_real(in);
+    curve->last = wire_get_real(in);
+    curve->seconds = wire_get_real(in);
+    wire_get_text(in, curve->note, sizeof(curve->note));
+    int64_t count = wire_get_count(in, 3 * FIELD_BYTES);
+    in->bad = in->bad || count > TUNE_POINTS_MAX;
+    for (int i = 0; !in->bad && i < (int)count; i++) {
+        struct tune_point *point = &curve->points[curve->count++];
+        point->step = wire_get_int(in);
+        point->lr = wire_get_real(in);
+        point->loss = wire_get_real(in);
+    }
+}
+
 static void put_block(struct wire_out *out, const struct message_block *block)
 {
     saved_block_encode(&block->saved, out);
@@ -182,6 +226,7 @@ static void put_block(struct wire_out *out, const struct message_block *block)
     for (int i = 0; i < block->analysis_count; i++) {
         put_analysis(out, &block->analysis[i]);
     }
+    put_tuning(out, block->tuning);
 }
 
 static void get_block(struct wire_in *in, struct message_block *block)
@@ -189,6 +234,7 @@ static void get_block(struct wire_in *in, struct message_block *block)
     struct analysis_rows analysis = {0};
     struct report_rows rows = {0};
     struct cache_scales *cache = calloc(1, sizeof(*cache));
+    struct tune_curve *tuning = calloc(1, sizeof(*tuning));
 
     saved_block_decode(in, &block->saved);
     int64_t count = wire_get_count(in, row_bytes());
@@ -214,6 +260,11 @@ static void get_block(struct wire_in *in, struct message_block *block)
     block->cache = cache;
     block->analysis = analysis.list;
     block->analysis_count = analysis.count;
+    in->bad = in->bad || tuning == NULL;
+    if (!in->bad) {
+        get_tuning(in, tuning);
+    }
+    block->tuning = tuning;
 }
 
 static void put_failure(struct wire_out *out, const struct err_record *record)
@@ -385,6 +436,7 @@ void message_decoded_deinit(struct message *message)
         struct analysis_rows analysis = {(struct analysis_row *)block->analysis, block->analysis_count};
         struct cache_scales *cache = (struct cache_scales *)block->cache;
         free((void *)block->rows);
+        free((void *)block->tuning);
         analysis_rows_deinit(&analysis);
         if (cache != NULL) {
             cache_scales_deinit(cache);

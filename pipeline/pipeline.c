@@ -26,6 +26,8 @@
 #include "pipeline/run_stores.h"
 #include "pipeline/sensitivity.h"
 #include "pipeline/solve.h"
+#include "pipeline/tune.h"
+#include "pipeline/tuned.h"
 #include "quantizers/sensitivity.h"
 
 #include <stdio.h>
@@ -43,6 +45,7 @@ static void close_run(struct run *run)
     }
     evaluation_close(run, &run->evaluation);
     reference_close(run);
+    tuning_close(run);
     microbatches_deinit(&run->calibration, gpu);
     block_reader_free(run->reader);
     checkpoint_close(run->checkpoint);
@@ -61,6 +64,7 @@ static int embed_all(struct run *run)
         struct activations *store;
     } all[] = {{&run->calibration, run->stores[0]},
                {&run->reference.batches, run->reference.stores[0]},
+               {&run->calibration, tuning_store(run)},
                {&run->evaluation.batches, run->evaluation.kept ? NULL : run->evaluation.float_model},
                {&run->evaluation.batches, run->evaluation.quantized}};
 
@@ -95,6 +99,7 @@ static int compute_block(struct run *run, int64_t index, struct block *block, st
         TRY(evaluate_block(run, run->evaluation.float_model, block, NULL));
     }
     TRY(block_analyse(run, block));
+    TRY(tuning_begin(run, block));
     TRY(block_rewrite(run, block));
     TRY(block_solve(run, block, outputs, rows));
     TRY(block_keep_changes(run, block, outputs));
@@ -114,7 +119,7 @@ static int run_block(struct run *run, int64_t index)
     int rc = compute_block(run, index, &block, &outputs, &rows);
     block_deinit(&block, run->p->gpu);
     if (rc == 0) {
-        const struct checkpoint_made made = {&outputs, &rows, &run->cache, &run->analysis};
+        const struct checkpoint_made made = {&outputs, &rows, &run->cache, &run->analysis, tuning_curve(run)};
         rc = checkpoint_block(run->checkpoint, index, &made, run->stream);
         run_end_phase(run, PHASE_CHECKPOINT, 0);
     }
@@ -124,6 +129,7 @@ static int run_block(struct run *run, int64_t index)
     report_rows_deinit(&rows);
     cache_scales_deinit(&run->cache);
     analysis_rows_deinit(&run->analysis);
+    tuned_clear(run);
     return rc;
 }
 
@@ -176,7 +182,9 @@ static int open_run(struct run *run, int64_t *first_block)
 
     TRY(p->gpu->ops->stream_new(p->gpu->device, &run->stream));
     run->budget.stream = run->stream;
-    run->expert_bytes = run->keep_on_device ? memory_plan_experts(p->model, &p->gpu->info) : 0;
+    run->expert_bytes = recipe_tuner(p->recipe) != NULL ? INT64_MAX
+                        : run->keep_on_device           ? memory_plan_experts(p->model, &p->gpu->info)
+                                                        : 0;
     TRY(phase_clock_open(&run->clock, p->gpu, run->stream));
     TRY(checkpoint_open(run->checkpoint, p->gpu, !run->keep_on_device));
     open_reader(run);
@@ -189,6 +197,8 @@ static int open_run(struct run *run, int64_t *first_block)
     }
     run->budget.device_limit = run->keep_on_device ? device_activations(run) : 0;
     TRY(run_open_stores(run));
+    TRY(tuning_open(run));
+    tuning_add_stores(run);
     TRY(checkpoint_resume(run->checkpoint, first_block));
     if (*first_block == 0) {
         TRY(embed_all(run));
@@ -282,7 +292,7 @@ static int report_sensitivities(struct run *run, const struct sensitivity_table 
     TRY(run->p->gpu->ops->stream_new(run->p->gpu->device, &run->stream));
     TRY(checkpoint_open(run->checkpoint, run->p->gpu, true));
     for (int64_t b = run->checkpoint->committed; b < run->config->num_layers; b++) {
-        const struct checkpoint_made made = {&outputs, &rows, &run->cache, &run->analysis};
+        const struct checkpoint_made made = {&outputs, &rows, &run->cache, &run->analysis, NULL};
         run->block_index = b;
         int rc = list_sensitivities(run, table, b);
         rc = rc != 0 ? rc : checkpoint_block(run->checkpoint, b, &made, run->stream);

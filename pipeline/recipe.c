@@ -91,77 +91,28 @@ static void recipe_refuse_unknown(const struct recipe *recipe, const json_t *obj
                                   struct validation_errors *errors)
 {
     const struct quantizer *methods[RECIPE_STAGES_MAX];
+    int count = recipe->count;
     const char *key;
     json_t *value;
 
     for (int i = 0; i < recipe->count; i++) {
         methods[i] = recipe->stages[i].quantizer;
     }
+    if (recipe->tuner.quantizer != NULL) {
+        methods[count++] = recipe->tuner.quantizer;
+    }
     json_object_foreach((json_t *)object, key, value)
     {
         bool known = false;
-        for (int i = 0; i < recipe->count && !known; i++) {
-            known = has_row(recipe->stages[i].quantizer, key);
+        for (int i = 0; i < count && !known; i++) {
+            known = has_row(methods[i], key);
         }
         if (!known) {
             char at[192];
             text_pointer(at, sizeof(at), pointer, key);
-            names_refuse_member(methods, recipe->count, recipe->name, key, at, errors);
+            names_refuse_member(methods, count, recipe->name, key, at, errors);
         }
     }
-}
-
-static void list_rewriters(char *out, size_t size)
-{
-    out[0] = '\0';
-    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
-        size_t used = strlen(out);
-        if ((*q)->rewrite != NULL) {
-            snprintf(out + used, size - used, "%s%s", used > 0 ? ", " : "", (*q)->name);
-        }
-    }
-}
-
-static bool parse_names(const json_t *method, const char *pointer, struct validation_errors *errors, struct recipe *out)
-{
-    size_t count = json_is_array(method) ? json_array_size(method) : 1;
-    size_t before = errors->count + errors->dropped;
-
-    if ((!json_is_string(method) && !json_is_array(method)) || count < 1 || count > RECIPE_STAGES_MAX) {
-        char text[PARAMS_VALUE_SIZE];
-        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
-                       "\"method\" is %s; it must be a method's name, or a list of 1 to %d of them",
-                       params_value_text(method, text), RECIPE_STAGES_MAX);
-        return false;
-    }
-    for (size_t i = 0; i < count; i++) {
-        const json_t *item = json_is_array(method) ? json_array_get(method, i) : method;
-        char at[192];
-        snprintf(at, sizeof(at), json_is_array(method) ? "%.100s/%zu" : "%.100s", pointer, i);
-        const struct quantizer *quantizer = names_method(item, at, errors);
-        out->stages[i].quantizer = quantizer;
-        if (quantizer == NULL) {
-            continue;
-        }
-        size_t used = strlen(out->name);
-        snprintf(out->name + used, sizeof(out->name) - used, "%s%s", used > 0 ? "+" : "", quantizer->name);
-        if (count > 1 && quantizer->solve == NULL && quantizer->rewrite == NULL) {
-            validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
-                           "%s leaves weights as they are, so it cannot be part of a list", quantizer->name);
-            validation_hint(errors, "%s",
-                            !quantizer_analyses(quantizer)
-                                ? "the last method of a list takes the parameter \"kv_cache\""
-                                : "make a job of its own for it");
-        } else if (i + 1 < count && quantizer->rewrite == NULL) {
-            validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s quantizes weights, so it must come last in a list",
-                           quantizer->name);
-            char rewriters[128];
-            list_rewriters(rewriters, sizeof(rewriters));
-            validation_hint(errors, "before another method can come %s", rewriters);
-        }
-    }
-    out->count = (int)count;
-    return errors->count + errors->dropped == before;
 }
 
 /* A method that only quantizes the cache uses FP8 E4M3 by default. */
@@ -233,7 +184,7 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
         char text[PARAMS_VALUE_SIZE];
         validation_add(errors, ERR_INVALID_PARAMETER, pointer, "\"quantization\" is %s; it must be an object",
                        params_value_text(quantization, text));
-    } else if (parse_names(method, pointer_method, errors, &recipe)) {
+    } else if (recipe_parse_methods(method, pointer_method, errors, &recipe)) {
         json_t *filled = quantization != NULL ? json_copy((json_t *)quantization) : json_object();
         for (int i = 0; i < recipe.count; i++) {
             recipe_parse_stage(recipe.stages[i].quantizer, filled, i + 1 == recipe.count, pointer, errors,
@@ -241,6 +192,9 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
             if (i + 1 < recipe.count) {
                 add_defaults(&recipe.stages[i], recipe.stages[recipe.count - 1].quantizer, filled);
             }
+        }
+        if (recipe.tuner.quantizer != NULL) {
+            recipe_parse_stage(recipe.tuner.quantizer, filled, true, pointer, errors, &recipe.tuner);
         }
         recipe_refuse_unknown(&recipe, quantization, pointer, errors);
         bool valid = errors->count + errors->dropped == before;
@@ -266,6 +220,7 @@ void recipe_deinit(struct recipe *recipe)
     for (int i = 0; i < recipe->count; i++) {
         recipe_stage_deinit(&recipe->stages[i]);
     }
+    recipe_stage_deinit(&recipe->tuner);
     for (int i = 0; i < recipe->override_count; i++) {
         recipe_stage_deinit(&recipe->overrides[i].solver);
     }
@@ -281,12 +236,15 @@ void recipe_deinit(struct recipe *recipe)
 
 json_t *recipe_method_json(const struct recipe *recipe)
 {
-    if (recipe->count == 1) {
+    if (recipe->count == 1 && recipe->tuner.quantizer == NULL) {
         return json_string(recipe->stages[0].quantizer->name);
     }
     json_t *list = json_array();
     for (int i = 0; i < recipe->count; i++) {
         json_array_append_new(list, json_string(recipe->stages[i].quantizer->name));
+    }
+    if (recipe->tuner.quantizer != NULL) {
+        json_array_append_new(list, json_string(recipe->tuner.quantizer->name));
     }
     return list;
 }
@@ -297,6 +255,11 @@ json_t *recipe_parameters_json(const struct recipe *recipe)
 
     for (int i = 0; i < recipe->count; i++) {
         json_t *own = params_json(recipe->stages[i].quantizer->params, recipe->stages[i].params);
+        json_object_update(all, own);
+        json_decref(own);
+    }
+    if (recipe->tuner.quantizer != NULL) {
+        json_t *own = params_json(recipe->tuner.quantizer->params, recipe->tuner.params);
         json_object_update(all, own);
         json_decref(own);
     }
@@ -368,6 +331,13 @@ const struct recipe_stage *recipe_module_solver(const struct recipe *recipe, con
     bool left = module->fixed || (module->optional && recipe_override_of(recipe, name) == RECIPE_USUAL);
 
     return left ? NULL : recipe_solver(recipe, name);
+}
+
+const struct recipe_stage *recipe_tuner(const struct recipe *recipe)
+{
+    const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
+
+    return recipe->tuner.quantizer != NULL ? &recipe->tuner : last->quantizer->tune != NULL ? last : NULL;
 }
 
 static bool has_float_input(const struct recipe *recipe, const struct recipe_stage *solver, const char *module)
@@ -450,7 +420,8 @@ bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t col
 
 bool recipe_needs_calibration(const struct recipe *recipe)
 {
-    bool needs = recipe_rewrites(recipe) || recipe->cache.element != DTYPE_F32 || recipe->mixture != NULL;
+    bool needs = recipe_rewrites(recipe) || recipe->cache.element != DTYPE_F32 || recipe->mixture != NULL ||
+                 recipe_tuner(recipe) != NULL;
 
     for (int i = 0; i < recipe->count && !needs; i++) {
         needs = quantizer_stats(recipe->stages[i].quantizer, recipe->stages[i].params) != STATS_NONE;

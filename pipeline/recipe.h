@@ -90,7 +90,8 @@ struct recipe_override {
 struct recipe {
     char name[96]; /* "gptq", "smoothquant+gptq" */
     struct recipe_stage stages[RECIPE_STAGES_MAX];
-    int count; /* the last one solves */
+    int count;                 /* the last one solves */
+    struct recipe_stage tuner; /* that learns on what they left; quantizer NULL: none of its own */
     struct recipe_override *overrides;
     int override_count;
     struct patterns *patterns;                 /* every pattern of the request */
@@ -120,6 +121,8 @@ const struct recipe_stage *recipe_module_solver(const struct recipe *recipe, con
                                                 const char *name);
 /* Whether more than the usual solver decides about the module: it stays in float, or has an override of its own. */
 bool recipe_decides(const struct recipe *recipe, const struct plan_module *module, const char *name);
+/* The stage that learns on solved blocks: of its own, or the last one itself; NULL: nothing does. */
+const struct recipe_stage *recipe_tuner(const struct recipe *recipe);
 /* The scheme of a module of that shape under its solver, amended by the earlier stages, without regard to float_inputs.
  */
 int recipe_amended_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,

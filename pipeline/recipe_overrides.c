@@ -116,6 +116,12 @@ static const struct quantizer *override_solver(const struct quantizer *usual, co
         validation_hint(errors, "give the override a \"method\" that does, or \"skip\": true");
         return NULL;
     }
+    if (solver != NULL && solver != usual && solver->tune != NULL) {
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "%s learns on complete blocks, so an override cannot ask for it alone", solver->name);
+        validation_hint(errors, "make it the request's method, and give the others an override");
+        return NULL;
+    }
     return solver;
 }
 

@@ -3,6 +3,9 @@
 
 #include "pipeline/recipe.h"
 
+/* Names to stages and tuner, without parameters, and to the recipe's name; false: with errors. */
+bool recipe_parse_methods(const json_t *method, const char *pointer, struct validation_errors *errors,
+                          struct recipe *out);
 /* One stage from the members of object that it has rows for. solves: it makes the codes; the parameters of a stage that
  * only rewrites are not checked against each other, since it does not use them all. */
 void recipe_parse_stage(const struct quantizer *quantizer, const json_t *object, bool solves, const char *pointer,

@@ -64,7 +64,12 @@ int reference_init(struct run *run, const struct plan *plan, int group, struct l
 
 void reference_free(struct run *run, int module)
 {
-    if (run->reference.float_weights != NULL) {
+    if (run->reference.float_weights == NULL) {
+        return;
+    }
+    if (run->tuning != NULL) { /* whose they are */
+        run->reference.float_weights[module] = (struct tensor){.data = NULL};
+    } else {
         gpu_tensor_free(run->p->gpu, &run->reference.float_weights[module]);
     }
 }

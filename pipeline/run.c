@@ -7,7 +7,8 @@
 int run_tick(struct run *run, double share, const char *step)
 {
     int64_t block = run->blocks_done ? run->config->num_layers : run->block_index;
-    double done = ((double)block + share) / (double)run->config->num_layers;
+    double done = ((double)block + run->part_begin + (1 - run->part_begin - run->part_left) * share) /
+                  (double)run->config->num_layers;
 
     run->block_fraction = share;
     if (run->trials != NULL) {

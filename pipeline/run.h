@@ -34,6 +34,8 @@ struct run_trials {
     int (*group)(struct run *run, struct block *block, int group, const struct layer_stats *stats);
 };
 
+struct tuning;
+
 struct run {
     const struct pipeline *p;
     const struct model_config *config;
@@ -52,6 +54,7 @@ struct run {
                                                   * (plan_storage.store); 0: the residual stream; NULL: none */
     struct reference reference;
     struct evaluation evaluation;
+    struct tuning *tuning; /* of solved blocks (tuned.h); NULL: nothing learns */
 
     bool blocks_done; /* all of them: the open block is one that passes are repeated through */
     /* a pass that only measures (sensitivity.c) */
@@ -63,7 +66,8 @@ struct run {
 
     /* the open block */
     int64_t block_index;
-    double block_fraction;         /* done of it */
+    double block_fraction;         /* done of the part that is at hand, */
+    double part_begin, part_left;  /* where that part begins in the block, and what comes after it; 0, 0: it is all */
     int64_t next_row;              /* number of the next report row */
     struct cache_scales cache;     /* of its keys and values; count 0: none */
     struct analysis_rows analysis; /* of it */

@@ -144,6 +144,9 @@ static void place_sets(struct run_walk *w)
         int64_t kept = w->batch_rows * region_columns(model_plans(w->model), REGION_KEPT) * FLOAT;
         w->always += kept + w->batch_rows * w->config->hidden_size * FLOAT;
     }
+    if (w->tokens > 0 && recipe_tuner(load->recipe) != NULL) {
+        w->always += memory_plan_tape(model_plans(w->model), w->batch_rows / load->length, load->length);
+    }
     if (w->eval_tokens > 0) {
         w->always += set_bytes(w, load->eval_sequences, load->eval_length, w->rounds || w->rounds_late, &rows);
     }
@@ -208,6 +211,11 @@ static void place_stores(struct run_walk *w)
         place_store(&b, w->eval_tokens, hidden, true);
         place_values(&b, w->eval_tokens, STORES_EVALUATION);
         streams += 2 * w->eval_tokens;
+    }
+    if (w->tokens > 0 && recipe_tuner(w->load->recipe) != NULL) {
+        place_store(&b, w->tokens, hidden, true); /* blocks' inputs */
+        place_store(&b, w->tokens, hidden, true); /* the float path */
+        streams += w->tokens;
     }
     w->plan->saved = w->config->num_layers > 1 && w->plan->spilled == 0 ? streams * hidden * FLOAT : 0;
     w->stores_host = w->plan->in_memory;
@@ -328,7 +336,9 @@ int run_plan_make(const struct run_load *load, const struct model *model, const 
                          .threads = device->host_memory ? device->threads : 0,
                          .tokens = bare ? 0 : load->sequences * load->length,
                          .eval_tokens = bare ? 0 : load->eval_sequences * load->eval_length,
-                         .expert_bytes = bare ? 0 : memory_plan_experts(model, device),
+                         .expert_bytes = bare                                 ? 0
+                                         : recipe_tuner(load->recipe) != NULL ? INT64_MAX
+                                                                              : memory_plan_experts(model, device),
                          .plan = &plan};
 
     w.targets = !bare && walk_has_targets(&w);

@@ -450,6 +450,10 @@ int run_walk_layer(struct run_walk *w, int64_t layer)
     layer_analyse(&l);
     layer_rewrite(&l);
     TRY(layer_solve_groups(&l));
+    int64_t tuned = run_walk_tuning(w, l.plan);
+    if (tuned > 0) {
+        run_walk_note(w, STAGE_QUANTIZING, l.weights + layer_turn(&l) + tuned, 0);
+    }
     if (w->eval_tokens > 0) {
         run_walk_note(w, STAGE_EVALUATING, l.weights + layer_turn(&l), 0);
     }

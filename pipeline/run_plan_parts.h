@@ -30,5 +30,7 @@ void run_walk_note(struct run_walk *w, enum run_stage stage, int64_t device, int
 void run_walk_scratch(struct run_walk *w, enum run_stage stage, int64_t device, int64_t bytes);
 /* The solver of a module with its scheme; NULL: it stays in float. */
 const struct recipe_stage *run_walk_solver(const struct run_walk *w, int64_t layer, int module, struct qscheme *scheme);
+/* What learning on a block of that plan takes next to it, with its work added; 0: nothing learns. */
+int64_t run_walk_tuning(struct run_walk *w, const struct plan *plan);
 /* One layer, with its work added to the plan's. */
 int run_walk_layer(struct run_walk *w, int64_t layer);

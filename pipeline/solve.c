@@ -11,6 +11,7 @@
 #include "pipeline/report.h"
 #include "pipeline/static_inputs.h"
 #include "pipeline/stored_scales.h"
+#include "pipeline/tuned.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -203,9 +204,8 @@ int solved_weight(struct run *run, struct block_outputs *outputs, int i, struct 
     return rc;
 }
 
-/* The errors of the codes' values. */
-static int solve_measure(struct run *run, const struct tensor *weight, struct linear_job *job,
-                         const struct layer_stats *stats, struct report_facts *facts)
+int solved_measure(struct run *run, const struct tensor *weight, struct linear_job *job,
+                   const struct layer_stats *stats, struct report_facts *facts)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct qtensor *q = &job->result;
@@ -260,16 +260,20 @@ static int solve_add_row(struct run *run, const struct report_facts *facts, stru
     return 0;
 }
 
-/* The quantized weight in the float one's place, which the reference path may still need. */
-static void take_weight(struct run *run, int module, struct tensor *weight, struct tensor *dequantized)
+/* The quantized weight in the float one's place, which the reference path and a stage that learns may still need. */
+static int take_weight(struct run *run, int module, struct tensor *weight, struct linear_job *job,
+                       const struct report_facts *facts)
 {
     if (run->reference.stores[0] != NULL) {
         run->reference.float_weights[module] = *weight;
-    } else {
+    }
+    if (run->tuning != NULL) {
+        TRY(tuned_add(run, module, weight, facts));
+    } else if (run->reference.stores[0] == NULL) {
         gpu_tensor_free(run->p->gpu, weight);
     }
-    *weight = *dequantized;
-    *dequantized = (struct tensor){0};
+    *weight = tensor_move(&job->dequantized);
+    return 0;
 }
 
 /* The note of an expert to which too few tokens were routed. */
@@ -292,7 +296,7 @@ static int check_result(struct run *run, struct block_module *module, struct lin
                         const struct layer_stats *stats, struct report_facts *facts)
 {
     TRY(check_stored_scales(run, &module->weight, job));
-    TRY(solve_measure(run, &module->weight, job, stats, facts));
+    TRY(solved_measure(run, &module->weight, job, stats, facts));
     return solved_input(run, module, &job->result);
 }
 
@@ -318,7 +322,7 @@ static int take_result(struct run *run, struct block *block, struct group_jobs *
     if (rc != 0) {
         return err_set_module(err_pass(rc, "measure %s", q->name), q->name);
     }
-    take_weight(run, module, weight, &job->dequantized);
+    TRY(take_weight(run, module, weight, job, &facts));
     return solve_add_row(run, &facts, rows);
 }
 
@@ -455,7 +459,7 @@ static int try_result(struct run *run, struct block *block, struct group_jobs *j
 
     job->result.scheme.input = jobs->schemes[i].input;
     job->result.scheme.weight_dtype = jobs->schemes[i].weight_dtype;
-    TRY(solve_measure(run, &block->modules[module].weight, job, stats, &facts));
+    TRY(solved_measure(run, &block->modules[module].weight, job, stats, &facts));
     if (facts.residual.nonfinite > 0) {
         return err_raise(ERR_NON_FINITE_VALUE, "the quantized %s has %lld values that are not finite", job->name,
                          (long long)facts.residual.nonfinite);

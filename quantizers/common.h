@@ -38,6 +38,7 @@ extern const struct quantizer quantizer_kv_cache, quantizer_kv_analysis;
 extern const struct quantizer quantizer_ggml;
 extern const struct quantizer quantizer_smoothquant, quantizer_llm_int8, quantizer_nf4, quantizer_fp8;
 extern const struct quantizer quantizer_kmeans, quantizer_aqlm;
+extern const struct quantizer quantizer_autoround, quantizer_qat, quantizer_tune;
 
 /* A linear on its way to codes. */
 struct quant_work {

@@ -22,6 +22,7 @@
  * the loss one at a time (search_refine), which never raises it; and the sweep may run again over the scales that this
  * left. */
 
+#include "quantizers/gptq.h"
 #include "quantizers/gptq_input.h"
 #include "quantizers/target.h"
 
@@ -36,19 +37,6 @@
 #define GUARD_ROWS 256
 #define GUARD_SLICES 8
 #define GUARD_TOLERANCE 1e-6
-
-enum quality { QUALITY_FAST, QUALITY_DEFAULT, QUALITY_BEST };
-
-struct gptq_params {
-    struct quant_common common;
-    double damp_percent;
-    int64_t block_size;
-    bool act_order, desc_act, static_groups, true_sequential;
-    bool float_targets;
-    double residual_correction;
-    int64_t target_tokens, resweep;
-    int quality; /* enum quality */
-};
 
 /* The weight's rows from `first` on again in w, with dead columns zeroed. */
 static int gptq_load_rows(const struct gptq_input *input, const struct linear_job *job, const struct tensor *w,
@@ -221,7 +209,7 @@ static int64_t gptq_larger(int64_t a, int64_t b)
 }
 
 /* The target, the work on it, and while that is compared with rounding a slice of rows, or another sweep's work. */
-static void gptq_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
+void gptq_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
 {
     const struct gptq_params *params = values;
     int64_t rows = shape->rows, cols = shape->cols, group = quant_group_columns(&params->common, cols);
@@ -248,7 +236,7 @@ static void gptq_cost(const void *values, const struct quant_shape *shape, struc
     };
 }
 
-static bool gptq_targets(const void *values, struct quant_targets *out)
+bool gptq_targets(const void *values, struct quant_targets *out)
 {
     const struct gptq_params *params = values;
 
@@ -258,7 +246,7 @@ static bool gptq_targets(const void *values, struct quant_targets *out)
 }
 
 /* Scales of either sign need a search on a symmetric grid. */
-static const char *gptq_preset(const void *values)
+const char *gptq_preset(const void *values)
 {
     const struct gptq_params *params = values;
     bool signs = params->common.sym && search_of(&params->common, SEARCH_IMATRIX) != SEARCH_MINMAX;
@@ -277,8 +265,7 @@ static const char *gptq_preset(const void *values)
     }
 }
 
-static int gptq_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
-                      int count)
+int gptq_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs, int count)
 {
     double start = clock_monotonic_seconds();
     AUTO(gptq_input) struct gptq_input input = {0};
@@ -305,7 +292,7 @@ static void gptq_refuse(struct validation_errors *errors, const char *pointer, c
     validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s", why);
 }
 
-static void gptq_check(const void *values, const char *pointer, struct validation_errors *errors)
+void gptq_check(const void *values, const char *pointer, struct validation_errors *errors)
 {
     const struct gptq_params *params = values;
 
@@ -337,11 +324,15 @@ static const char *const damp_names[] = {"percdamp", "dampening_frac", NULL};
 static const char *const block_names[] = {"blocksize", NULL};
 static const char *const order_names[] = {"actorder", NULL};
 
-static const struct params_row gptq_rows[] = {
+static const struct params_row quality_rows[] = {
     QUANT_ROW(PARAMS_ENUM, gptq_params, quality, "\"default\"", .choices = qualities,
               .help = "What the members that are not given are: default carries signed_scales, refine_rounds 2 and "
                       "float_targets; fast has none of these and loses a third to a half more; best sweeps twice more "
                       "and refines for 4 rounds."),
+    {.name = NULL},
+};
+
+const struct params_row gptq_rows[] = {
     SEARCH_ALIAS_ROW("true"),
     SEARCH_REFINE_ROWS("true", "2"),
     QUANT_ROW(PARAMS_NUMBER, gptq_params, damp_percent, "0.01", .min = 0, .max = 1, .exclusive = true,
@@ -374,8 +365,8 @@ static const struct params_row gptq_rows[] = {
     {.name = NULL},
 };
 
-static const struct params_row *const gptq_params[] = {quant_base_rows, quant_common_rows, quant_search_rows, gptq_rows,
-                                                       NULL};
+static const struct params_row *const gptq_params[] = {quant_base_rows, quant_common_rows, quant_search_rows,
+                                                       quality_rows,    gptq_rows,         NULL};
 
 const struct quantizer quantizer_gptq = {
     .name = "gptq",

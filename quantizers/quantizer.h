@@ -187,6 +187,8 @@ struct quant_cost {
 };
 
 struct analysis_rows;
+struct tune_context;
+struct tune_cost;
 
 struct quantizer {
     const char *name;                      /* "gptq" */
@@ -227,6 +229,10 @@ struct quantizer {
      * NULL, and `scheme` with it: the method leaves weights alone. */
     int (*solve)(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count);
+    /* Optional: learn on a solved block (tune.h), from the calibration set. A method that solves learns what it solved
+     * itself; one that does not comes after one that does, as the last of a list, and learns on all modules. */
+    int (*tune)(const struct tune_context *context);
+    void (*tune_cost)(const void *params, int64_t sequences, struct tune_cost *out);
     /* What `solve` costs for one linear of this shape; NULL: quant_tile_cost. */
     void (*cost)(const void *params, const struct quant_shape *shape, struct quant_cost *out);
     /* What `rewrite`, or `analyse`, costs for one group; NULL: nothing. */

@@ -5,13 +5,23 @@
 
 #include <string.h>
 
-static const struct quantizer *const quantizers[] = {&quantizer_rtn,         &quantizer_gptq,
-                                                     &quantizer_awq,         &quantizer_smoothquant,
-                                                     &quantizer_llm_int8,    &quantizer_nf4,
-                                                     &quantizer_fp8,         &quantizer_kmeans,
-                                                     &quantizer_aqlm,        &quantizer_ggml,
-                                                     &quantizer_kv_cache,    &quantizer_kv_analysis,
-                                                     &quantizer_sensitivity, NULL};
+static const struct quantizer *const quantizers[] = {&quantizer_rtn,
+                                                     &quantizer_gptq,
+                                                     &quantizer_awq,
+                                                     &quantizer_smoothquant,
+                                                     &quantizer_autoround,
+                                                     &quantizer_qat,
+                                                     &quantizer_llm_int8,
+                                                     &quantizer_nf4,
+                                                     &quantizer_fp8,
+                                                     &quantizer_kmeans,
+                                                     &quantizer_aqlm,
+                                                     &quantizer_tune,
+                                                     &quantizer_ggml,
+                                                     &quantizer_kv_cache,
+                                                     &quantizer_kv_analysis,
+                                                     &quantizer_sensitivity,
+                                                     NULL};
 
 const struct quantizer *const *quantizer_list(void)
 {

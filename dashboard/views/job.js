@@ -5,6 +5,7 @@ import {NONE, badge, bytes, count, date, duration, ended, fixed, now, percent, p
 import {confirm, failure, notice} from "../lib/notices.js";
 import {errorsPanel} from "./job_errors.js";
 import {layersPanel} from "./job_layers.js";
+import {tuningPanel} from "./job_tuning.js";
 import {logPanel} from "./job_log.js";
 import {runPanel} from "./job_run.js";
 
@@ -36,6 +37,7 @@ export function show(main, {args, signal, title}) {
   const run = el("div", {class: "stack", hidden: true});
   const layers = layersPanel(signal);
   const errors = errorsPanel();
+  const tuning = tuningPanel(signal);
   const log = logPanel();
   const noRows = el("section", {class: "panel", "aria-label": "Layers"}, empty("No layers yet", "They appear here with the first finished block."));
   const analysis = el("section", {class: "panel", "aria-label": "Analysis", hidden: true});
@@ -48,7 +50,7 @@ export function show(main, {args, signal, title}) {
       el("div", {class: "head"}, el("div", {}, el("nav", {class: "trail muted", "aria-label": "Trail"}, el("a", {href: "#/"}, "Queue"), el("span", {class: "mono"}, args[0])), heading, subtitle), buttons),
       el("div", {class: "stack"},
         el("section", {class: "panel", "aria-label": "Progress"}, el("header", {}, el("h2", {}, "Progress"), position), el("div", {class: "body"}, phases)),
-        facts, messagesPanel, analysis, noRows, errors.element, layers.element,
+        facts, messagesPanel, analysis, noRows, errors.element, layers.element, tuning.element,
         el("div", {class: "columns"},
           el("div", {class: "stack"}, run, log.element),
           el("section", {class: "panel", "aria-label": "Request"}, el("header", {}, el("h2", {}, "Request")), el("div", {class: "body"}, details)))));
@@ -242,6 +244,7 @@ export function show(main, {args, signal, title}) {
       noRows.replaceChildren(empty("No layers", job.status === "succeeded" ? "This job changed no weights." : "It ended before the first block was finished."));
     }
     errors.update(state.report);
+    tuning.update(state.report?.tuning);
     renderAnalysis(state.report?.analysis?.schemes ?? []);
     renderMessages();
   }

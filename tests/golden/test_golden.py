@@ -54,7 +54,7 @@ TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_byt
          "compression_ratio", "environment", "job_id", "model", "file_id", "created_at"}
 # Members of requests and reports that are younger than the digests.
 ADDED = {"expires_after_seconds", "webhook_id", "sign", "mode", "gate", "targets", "tensor_parallel_size", "recommendation", "mixed_precision",
-         "top1_agreement", "generation", "anatomy", "suggestions", "error_alignment", "weight_kurtosis", "weight_max_to_median",
+         "top1_agreement", "generation", "tuning", "anatomy", "suggestions", "error_alignment", "weight_kurtosis", "weight_max_to_median",
          "weight_outlier_fraction", "weight_channel_max_to_median", "full_range_mse", "part_range_ratio", "input_channel_max_to_median",
          "input_evenness", "error_channels", "signal_channels", "top_channels"}
 

@@ -28,6 +28,7 @@ struct world {
     struct report_rows rows;
     struct cache_scales caches[BLOCKS]; /* what messages said of them */
     struct analysis_rows analyses[BLOCKS];
+    struct tune_curve curves[BLOCKS];
     struct err_record failure;
     int ended; /* last messages of the last run */
     int64_t device_peak;
@@ -79,6 +80,7 @@ static inline int on_block(struct world *world, const struct message_block *bloc
         ck_assert_rc_ok(report_rows_add(&world->rows, &block->rows[i]));
     }
     world->caches[index] = copy_scales(block->cache);
+    world->curves[index] = *block->tuning;
     for (int i = 0; i < block->analysis_count; i++) {
         struct analysis_row *row = analysis_rows_add(&world->analyses[index]);
         ck_assert_ptr_nonnull(row);

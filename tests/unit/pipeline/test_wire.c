@@ -28,6 +28,20 @@ static struct analysis_row analysis[1] = {
      .tokens = 9,
      .linear = {.module = "a.b", .method = "rtn", .set = 3, .kl = 0.5, .measured = true}}};
 
+static const struct tune_curve curve = {.done = true,
+                                        .steps = 3,
+                                        .sequences = 4,
+                                        .held_out = 1,
+                                        .first = 2,
+                                        .best = 1,
+                                        .last = NAN,
+                                        .best_step = 2,
+                                        .seconds = 0.5,
+                                        .bytes = 7,
+                                        .note = "n",
+                                        .points = {{1, 0.5, 2}, {3, 0.25, 1}},
+                                        .count = 2};
+
 static const struct saved_block saved = {
     .index = 3,
     .version = CHECKPOINT_VERSION,
@@ -46,7 +60,7 @@ static struct message sample(enum message_kind kind)
         message.progress = (struct message_progress){0.5, 2, message_steps[1]};
         break;
     case MESSAGE_BLOCK_DONE:
-        message.block = (struct message_block){saved, rows, 2, &scales, analysis, 1};
+        message.block = (struct message_block){saved, rows, 2, &scales, analysis, 1, &curve};
         break;
     case MESSAGE_WARNING:
         message.warning = (struct message_warning){"scales_clamped", "some text"};
@@ -91,6 +105,13 @@ static void same_block(const struct message_block *a, const struct message_block
         ck_assert_mem_eq(&a->analysis[i].linear, &b->analysis[i].linear, sizeof(a->analysis[i].linear));
         same_scales(&a->analysis[i].scales, &b->analysis[i].scales);
     }
+    ck_assert(b->tuning->done && isnan(b->tuning->last));
+    ck_assert_int_eq(a->tuning->steps, b->tuning->steps);
+    ck_assert_int_eq(a->tuning->best_step, b->tuning->best_step);
+    ck_assert_int_eq(a->tuning->bytes, b->tuning->bytes);
+    ck_assert_str_eq(a->tuning->note, b->tuning->note);
+    ck_assert_int_eq(a->tuning->count, b->tuning->count);
+    ck_assert_mem_eq(a->tuning->points, b->tuning->points, sizeof(a->tuning->points));
 }
 
 START_TEST(test_messages_arrive_as_they_were)

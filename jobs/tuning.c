@@ -1,0 +1,61 @@
+/* The report's part about learned blocks. Losses are mean squares of a block's error against the float model's, before
+ * the first step, at the step that was kept and after the last. */
+
+#include "jobs/tuning.h"
+
+#include <math.h>
+
+static json_t *loss_or_null(double loss)
+{
+    return isfinite(loss) ? json_real(loss) : json_null();
+}
+
+json_t *tuning_note(int64_t layer, const struct tune_curve *curve)
+{
+    json_t *points = json_array();
+
+    if (curve == NULL || !curve->done) {
+        json_decref(points);
+        return NULL;
+    }
+    for (int i = 0; i < curve->count; i++) {
+        json_array_append_new(points, json_pack("{s:I, s:f, s:o}", "step", (json_int_t)curve->points[i].step, "rate",
+                                                curve->points[i].lr, "loss", loss_or_null(curve->points[i].loss)));
+    }
+    return json_pack("{s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:I, s:f, s:I, s:o, s:o}", "layer", (json_int_t)layer,
+                     "steps", (json_int_t)curve->steps, "sequences", (json_int_t)curve->sequences, "held_out_sequences",
+                     (json_int_t)curve->held_out, "first_loss", loss_or_null(curve->first), "best_loss",
+                     loss_or_null(curve->best), "last_loss", loss_or_null(curve->last), "best_step",
+                     (json_int_t)curve->best_step, "seconds", curve->seconds, "gpu_bytes", (json_int_t)curve->bytes,
+                     "note", curve->note[0] != '\0' ? json_string(curve->note) : json_null(), "curve", points);
+}
+
+json_t *tuning_report(const json_t *blocks)
+{
+    json_t *rows = json_array();
+    double seconds = 0, ratio = 0;
+    int ratios = 0;
+    size_t i;
+    json_t *item;
+
+    json_array_foreach((json_t *)blocks, i, item)
+    {
+        json_t *note = json_object_get(json_object_get(item, "notes"), "tuning");
+        double first = json_number_value(json_object_get(note, "first_loss"));
+        if (note == NULL) {
+            continue;
+        }
+        json_array_append(rows, note);
+        seconds += json_number_value(json_object_get(note, "seconds"));
+        if (first > 0) {
+            ratio += json_number_value(json_object_get(note, "best_loss")) / first;
+            ratios++;
+        }
+    }
+    if (json_array_size(rows) == 0) {
+        json_decref(rows);
+        return json_null();
+    }
+    return json_pack("{s:o, s:f, s:o}", "blocks", rows, "seconds", seconds, "loss_ratio",
+                     ratios > 0 ? json_real(ratio / ratios) : json_null());
+}

@@ -1,0 +1,12 @@
+#pragma once
+/* How blocks learned, between messages of a run, the store and the report. */
+
+#include "pipeline/message.h"
+
+#include <jansson.h>
+
+/* A block's note of it; NULL: nothing was learned. New reference. */
+json_t *tuning_note(int64_t layer, const struct tune_curve *curve);
+/* The report's "tuning" from the rows of finished blocks: {"blocks":[...],"seconds","loss_ratio"}, or null. New
+ * reference. */
+json_t *tuning_report(const json_t *blocks);

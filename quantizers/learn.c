@@ -1,0 +1,477 @@
+/* The loop of methods that learn on a block: steps over batches of sequences in seeded order, the loss measured now and
+ * then on the same sequences, and what had the smallest kept. Gradients of a batch are summed over micro-batches in
+ * their order, and sums are in fixed order on every device, so results depend on the seed, the device and the
+ * micro-batch alone.
+ *
+ * A loss that is not finite ends the steps: they begin once more from the solver's result at half the rates, and after
+ * a second time what had the smallest loss by then is kept. */
+
+#include "quantizers/learn.h"
+
+#include "base/err.h"
+#include "base/ids.h"
+#include "base/mem.h"
+#include "base/random.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct learn_state {
+    const struct tune_context *context;
+    const struct learn_plan *plan;
+    struct learn_linear *linears;
+    struct learn_vector *vectors; /* of norms and biases */
+    int linear_count, vector_count;
+    struct block_grads grads;
+    struct tensor scratch; /* F32: as the largest linear */
+    struct tensor target;  /* F32 [batch * length, hidden] */
+    int64_t *order;        /* sequences: first those of measured losses that are held out */
+    int64_t held, learned; /* how many of each */
+    double *losses;        /* [steps]: of single steps, NAN: not made */
+    double share;          /* of the rates: 1, or less after a loss that was not finite */
+    double least;          /* measured */
+    int64_t least_step, stale;
+    bool diverged, enough;
+};
+
+static int64_t state_rest(const struct learn_state *s, int64_t count)
+{
+    return count < s->context->batch ? count : s->context->batch;
+}
+
+/* A uniform choice among n, by seed. */
+static int64_t learn_choose(uint64_t *seed, int64_t n)
+{
+    return (int64_t)(random_next(seed) % (uint64_t)n);
+}
+
+static void learn_shuffle(int64_t *list, int64_t count, uint64_t *seed)
+{
+    for (int64_t i = count - 1; i > 0; i--) {
+        int64_t at = learn_choose(seed, i + 1), other = list[at];
+        list[at] = list[i];
+        list[i] = other;
+    }
+}
+
+/* --- passes */
+
+/* A micro-batch of `count` sequences into the tape, with its target. */
+static int learn_open(const struct learn_state *s, const int64_t *sequences, int64_t count, struct tensor *target)
+{
+    const struct tune_context *c = s->context;
+    const struct plan *plan = c->block->plan;
+    AUTO_FREE int32_t *ids = NULL;
+
+    TRY(mem_buffer(&ids, (size_t)(count * c->length)));
+    for (int64_t i = 0; i < count; i++) {
+        memcpy(ids + i * c->length, c->ids + sequences[i] * c->length, (size_t)c->length * sizeof(*ids));
+    }
+    TRY(block_tape_begin(c->tape, plan, count, ids));
+    for (int64_t i = 0; i < count; i++) {
+        for (int v = 0; v < plan->value_count; v++) {
+            if ((plan->inputs & PLAN_BIT(v)) != 0) {
+                const struct tensor value = block_tape_value(c->tape, v);
+                const struct tensor rows = tensor_rows(&value, i * c->length, c->length);
+                TRY(c->input(c->data, sequences[i], v, &rows));
+            }
+        }
+        const struct tensor rows = tensor_rows(&s->target, i * c->length, c->length);
+        TRY(c->target(c->data, sequences[i], &rows));
+    }
+    *target = tensor_rows(&s->target, 0, count * c->length);
+    return block_tape_forward(c->block, c->tape);
+}
+
+/* The sum of squares of sequences' errors; with gradients of their mean over `total` sequences where backward. */
+static int learn_pass(const struct learn_state *s, const int64_t *sequences, int64_t count, bool backward, double *sum)
+{
+    const struct tune_context *c = s->context;
+    const struct plan *plan = c->block->plan;
+    double factor = 1.0 / ((double)count * (double)c->length * (double)s->target.shape[1]);
+
+    *sum = 0;
+    for (int64_t first = 0; first < count; first += c->batch) {
+        int64_t part = state_rest(s, count - first);
+        struct tensor target;
+        double lost = 0;
+        TRY(learn_open(s, sequences + first, part, &target));
+        const struct tensor out = block_tape_value(c->tape, plan->output);
+        const struct tensor gradient = block_tape_gradient(c->tape, plan->output);
+        TRY(c->gpu->ops->mse_grad(c->stream, backward ? &gradient : NULL, &out, &target, factor, &lost));
+        TRY(backward ? block_tape_backward(c->block, c->tape, &s->grads, 0) : 0);
+        *sum += lost;
+    }
+    *sum *= factor;
+    return 0;
+}
+
+static int learn_apply(const struct learn_state *s)
+{
+    for (int i = 0; i < s->linear_count; i++) {
+        TRY(learn_linear_apply(s->context, &s->linears[i]));
+    }
+    return 0;
+}
+
+static int learn_keep(struct learn_state *s)
+{
+    for (int i = 0; i < s->linear_count; i++) {
+        TRY(learn_linear_keep(s->context, &s->linears[i]));
+    }
+    for (int i = 0; i < s->vector_count; i++) {
+        TRY(learn_vector_keep(s->context, &s->vectors[i]));
+    }
+    return 0;
+}
+
+/* The loss of everything as it is now, on the sequences that it is measured on. */
+static int learn_measure(struct learn_state *s, int64_t step)
+{
+    struct tune_curve *curve = s->context->curve;
+
+    TRY(learn_apply(s));
+    TRY(learn_pass(s, s->order, s->plan->checked, false, &curve->last));
+    if (step == 0) {
+        curve->first = curve->last;
+    }
+    s->diverged = !isfinite(curve->last);
+    if (!s->diverged && (step == 0 || curve->last < s->least)) {
+        s->least = curve->last;
+        s->least_step = step;
+        s->stale = 0;
+        return learn_keep(s);
+    }
+    s->stale++;
+    s->enough = s->plan->patience > 0 && s->stale >= s->plan->patience;
+    return 0;
+}
+
+/* --- steps */
+
+static double learn_decay(const struct learn_plan *plan, int64_t step)
+{
+    double done = (double)(step - 1) / (double)plan->steps;
+    double shape = plan->cosine ? 0.5 * (1 + cos(3.14159265358979323846 * done)) : 1 - done;
+
+    return plan->floor + (1 - plan->floor) * shape;
+}
+
+static int learn_clear(const struct learn_state *s)
+{
+    const struct tune_context *c = s->context;
+
+    for (int i = 0; i < s->linear_count; i++) {
+        const struct tensor *grad = &s->linears[i].grad;
+        TRY(c->gpu->ops->fill_zero(c->stream, grad->data, tensor_bytes(grad)));
+    }
+    for (int i = 0; i < s->vector_count; i++) {
+        const struct tensor *grad = &s->vectors[i].grad;
+        TRY(c->gpu->ops->fill_zero(c->stream, grad->data, tensor_bytes(grad)));
+    }
+    return 0;
+}
+
+static int learn_step(struct learn_state *s, const int64_t *sequences, int64_t step)
+{
+    const struct learn_plan *plan = s->plan;
+    double share = s->share * learn_decay(plan, step), loss;
+
+    TRY(learn_clear(s));
+    TRY(learn_apply(s));
+    TRY(learn_pass(s, sequences, plan->batch, true, &loss));
+    s->losses[step - 1] = loss;
+    s->diverged = !isfinite(loss);
+    if (s->diverged) {
+        return 0;
+    }
+    for (int i = 0; i < s->linear_count; i++) {
+        TRY(learn_linear_step(s->context, plan, share, step, &s->scratch, &s->linears[i]));
+    }
+    for (int i = 0; i < s->vector_count; i++) {
+        struct learn_vector *vector = &s->vectors[i];
+        TRY(learn_vector_step(s->context, plan, share * plan->rate[vector->kind], step, vector));
+    }
+    return s->context->tick(s->context->data, step, plan->steps, loss);
+}
+
+/* Whether the loss is measured after this step. */
+static bool learn_checks(const struct learn_plan *plan, int64_t step)
+{
+    return step * plan->checks / plan->steps != (step - 1) * plan->checks / plan->steps;
+}
+
+static int learn_steps(struct learn_state *s)
+{
+    const struct learn_plan *plan = s->plan;
+    uint64_t seed = s->context->seed;
+    int64_t *learned = s->order + s->held, next = s->learned;
+
+    for (int64_t step = 1; step <= plan->steps && !s->diverged && !s->enough; step++) {
+        if (next + plan->batch > s->learned) {
+            learn_shuffle(learned, s->learned, &seed);
+            next = 0;
+        }
+        TRY(learn_step(s, learned + next, step));
+        next += plan->batch;
+        s->context->curve->steps = step;
+        if (!s->diverged && learn_checks(plan, step)) {
+            TRY(learn_measure(s, step));
+        }
+    }
+    return 0;
+}
+
+static int learn_reset(struct learn_state *s)
+{
+    for (int i = 0; i < s->linear_count; i++) {
+        TRY(learn_linear_reset(s->context, s->plan, &s->linears[i]));
+    }
+    for (int i = 0; i < s->vector_count; i++) {
+        TRY(learn_vector_reset(s->context, &s->vectors[i]));
+    }
+    return 0;
+}
+
+static int learn_attempts(struct learn_state *s)
+{
+    struct tune_curve *curve = s->context->curve;
+    int64_t *fixed = NULL;
+    size_t bytes = (size_t)s->context->sequences * sizeof(*fixed);
+    AUTO_FREE int64_t *order = NULL;
+
+    TRY(mem_buffer(&order, (size_t)s->context->sequences));
+    memcpy(order, s->order, bytes);
+    TRY(learn_reset(s));
+    TRY(learn_measure(s, 0));
+    if (s->diverged) {
+        snprintf(curve->note, sizeof(curve->note), "the solved block's loss is not finite: nothing was learned");
+        return 0;
+    }
+    TRY(learn_steps(s));
+    if (s->diverged) {
+        s->share = 0.5;
+        s->diverged = false;
+        memcpy(s->order, order, bytes);
+        snprintf(curve->note, sizeof(curve->note), "the loss was not finite after %lld steps: again at half the rates",
+                 (long long)curve->steps);
+        TRY(learn_reset(s));
+        TRY(learn_steps(s));
+    }
+    if (s->diverged) {
+        snprintf(curve->note, sizeof(curve->note), "the loss was not finite twice, at half the rates too: %s kept",
+                 s->least_step > 0 ? "the smallest was" : "the solver's result was");
+    }
+    return 0;
+}
+
+/* --- what learns */
+
+static int learn_add_vector(struct learn_state *s, enum learn_kind kind, const struct tensor *tensor, double offset,
+                            struct tensor *grad)
+{
+    if (tensor->data == NULL || s->plan->rate[kind] == 0) {
+        return 0;
+    }
+    struct learn_vector *vector = &s->vectors[s->vector_count++];
+    TRY(learn_vector_init(s->context, kind, tensor, s->context->float_dtype, true, offset, vector));
+    *grad = vector->grad;
+    return 0;
+}
+
+static int learn_add_floats(struct learn_state *s)
+{
+    const struct block *block = s->context->block;
+    const struct plan *plan = block->plan;
+
+    for (int i = 0; i < plan->norm_count; i++) {
+        struct block_norm_grad *grad = &s->grads.norms[i];
+        TRY(learn_add_vector(s, LEARN_NORMS, &block->norms[i].weight, plan->norms[i].unit_offset ? 1 : 0,
+                             &grad->weight));
+        TRY(learn_add_vector(s, LEARN_NORMS, &block->norms[i].bias, 0, &grad->bias));
+    }
+    for (int i = 0; i < s->context->count; i++) {
+        int module = s->context->modules[i].module;
+        TRY(learn_add_vector(s, LEARN_BIASES, &block->modules[module].bias, 0, &s->grads.modules[module].bias));
+    }
+    return 0;
+}
+
+static int learn_add_linears(struct learn_state *s)
+{
+    for (int i = 0; i < s->context->count; i++) {
+        const struct tune_module *module = &s->context->modules[i];
+        if (module->learns && learn_linear_can(s->plan, module->result)) {
+            struct learn_linear *linear = &s->linears[s->linear_count++];
+            TRY(learn_linear_init(s->context, s->plan, module, linear));
+            s->grads.modules[module->module].weight = linear->grad;
+        }
+    }
+    return 0;
+}
+
+static int64_t learn_hidden(const struct tune_context *context)
+{
+    const struct plan *plan = context->block->plan;
+
+    return plan->values[plan->output].width;
+}
+
+static int state_init(const struct tune_context *context, const struct learn_plan *plan, struct learn_state *s)
+{
+    const struct plan *layer = context->block->plan;
+    uint64_t seed = context->seed ^ 0x9e3779b97f4a7c15u;
+    int64_t largest = 0;
+
+    *s = (struct learn_state){.context = context, .plan = plan, .share = 1};
+    for (int i = 0; i < context->count; i++) {
+        int64_t elements = context->modules[i].result->rows * context->modules[i].result->cols;
+        largest = elements > largest ? elements : largest;
+    }
+    TRY(mem_array(&s->linears, (size_t)context->count));
+    TRY(mem_array(&s->vectors, (size_t)(2 * layer->norm_count + context->count)));
+    TRY(mem_array(&s->grads.modules, (size_t)layer->module_count));
+    TRY(mem_array(&s->grads.norms, (size_t)layer->norm_count));
+    TRY(mem_buffer(&s->order, (size_t)context->sequences));
+    TRY(mem_array(&s->losses, (size_t)plan->steps));
+    for (int64_t i = 0; i < context->sequences; i++) {
+        s->order[i] = i;
+    }
+    learn_shuffle(s->order, context->sequences, &seed);
+    s->held = plan->held_out ? plan->checked : 0;
+    s->learned = context->sequences - s->held;
+    TRY(learn_add_linears(s));
+    TRY(learn_add_floats(s));
+    TRY(gpu_tensor_uninitialized(context->gpu, DTYPE_F32, 1, &largest, &s->scratch));
+    return gpu_tensor_uninitialized(context->gpu, DTYPE_F32, 2,
+                                    (const int64_t[]){context->batch * context->length, learn_hidden(context)},
+                                    &s->target);
+}
+
+static void state_deinit(struct learn_state *s)
+{
+    const struct gpu *gpu = s->context->gpu;
+
+    for (int i = 0; i < s->linear_count; i++) {
+        learn_linear_deinit(gpu, &s->linears[i]);
+    }
+    for (int i = 0; i < s->vector_count; i++) {
+        learn_vector_deinit(gpu, &s->vectors[i]);
+    }
+    gpu_tensor_free(gpu, &s->scratch);
+    gpu_tensor_free(gpu, &s->target);
+    free(s->linears);
+    free(s->vectors);
+    free(s->grads.modules);
+    free(s->grads.norms);
+    free(s->order);
+    free(s->losses);
+}
+
+/* --- the end */
+
+/* Norms and biases that are not as they were are stored with the block. */
+static void learn_mark(const struct learn_state *s)
+{
+    const struct block *block = s->context->block;
+
+    for (int i = 0; i < s->vector_count; i++) {
+        const struct learn_vector *vector = &s->vectors[i];
+        bool changed = memcmp(vector->start, vector->best, vector->count * sizeof(*vector->best)) != 0;
+        for (int n = 0; changed && n < block->plan->norm_count; n++) {
+            struct block_norm *norm = &block->norms[n];
+            norm->changed = norm->changed || norm->weight.data == vector->device.data ||
+                            (norm->bias.data != NULL && norm->bias.data == vector->device.data);
+        }
+        for (int m = 0; changed && m < block->plan->module_count; m++) {
+            struct block_module *module = &block->modules[m];
+            module->changed =
+                module->changed || (module->bias.data != NULL && module->bias.data == vector->device.data);
+        }
+    }
+}
+
+static int learn_finish(const struct learn_state *s)
+{
+    for (int i = 0; i < s->linear_count; i++) {
+        TRY(learn_linear_finish(s->context, s->least_step > 0, &s->linears[i]));
+    }
+    for (int i = 0; i < s->vector_count; i++) {
+        TRY(learn_vector_restore(s->context, &s->vectors[i]));
+    }
+    learn_mark(s);
+    return 0;
+}
+
+static void learn_curve(const struct learn_state *s, double started)
+{
+    struct tune_curve *curve = s->context->curve;
+    int64_t made = curve->steps, points = made < TUNE_POINTS_MAX ? made : TUNE_POINTS_MAX;
+
+    for (int64_t i = 0; i < points; i++) {
+        int64_t step = points > 1 ? 1 + i * (made - 1) / (points - 1) : 1;
+        curve->points[i] =
+            (struct tune_point){.step = step, .lr = s->share * learn_decay(s->plan, step), .loss = s->losses[step - 1]};
+    }
+    curve->count = (int)points;
+    curve->best = s->least;
+    curve->best_step = s->least_step;
+    curve->sequences = s->learned;
+    curve->held_out = s->held;
+    curve->seconds = clock_monotonic_seconds() - started;
+    curve->done = true;
+}
+
+/* What a small set has: at most half of it is held out, and a batch is at most what is left. */
+static struct learn_plan learn_fit(const struct learn_plan *asked, int64_t sequences, struct tune_curve *curve)
+{
+    struct learn_plan plan = *asked;
+
+    plan.held_out = plan.held_out && sequences > 1;
+    int64_t most = plan.held_out ? sequences / 2 : sequences;
+    plan.checked = plan.checked < most ? plan.checked : most;
+    int64_t left = plan.held_out ? sequences - plan.checked : sequences;
+    if (plan.batch > left) {
+        plan.batch = left;
+        snprintf(curve->note, sizeof(curve->note), "batches have %lld sequences: the calibration set has no more",
+                 (long long)left);
+    }
+    plan.checks = plan.checks < plan.steps ? plan.checks : plan.steps;
+    return plan;
+}
+
+int learn_block(const struct tune_context *context, const struct learn_plan *asked)
+{
+    const struct learn_plan plan = learn_fit(asked, context->sequences, context->curve);
+    double started = clock_monotonic_seconds();
+    struct learn_state state;
+
+    if (plan.steps == 0) {
+        return 0;
+    }
+    int rc = state_init(context, &plan, &state);
+    rc = rc != 0 ? rc : learn_attempts(&state);
+    rc = rc != 0 ? rc : learn_finish(&state);
+    if (rc == 0) {
+        learn_curve(&state, started);
+    }
+    state_deinit(&state);
+    return rc;
+}
+
+/* The gradient, the latent, the best codes, and where they are needed moments and where it began. */
+void learn_cost(const struct learn_plan *plan, int64_t sequences, struct tune_cost *out)
+{
+    bool latents = plan->rate[LEARN_LATENTS] > 0;
+    double checked = (double)(plan->checked < sequences ? plan->checked : sequences);
+
+    *out = (struct tune_cost){
+        .state = (int64_t)sizeof(float) *
+                     (2 + (latents && !plan->sign ? 2 : 0) + (latents && isfinite(plan->reach) ? 1 : 0)) +
+                 1,
+        .learned = (double)plan->steps * (double)(plan->batch < sequences ? plan->batch : sequences),
+        .measured = plan->steps > 0 ? (double)(1 + plan->checks) * checked : 0,
+    };
+}

@@ -1,0 +1,106 @@
+#pragma once
+/* Gradient steps on a solved block: what the methods that learn share. Private to quantizers/. One thread at a time,
+ * the one that owns the context's stream.
+ *
+ * What can be learned:
+ *   latents  weights of an integer grid in units of their scale, F32 on the device; a code is the latent rounded
+ *   scales, norms, biases, tables of codebooks: vectors, which are small. Their steps are done on the host, in double
+ *
+ * Every forward pass is by scales, norms and biases as they will be stored, so that a measured loss is that of the
+ * artifact; gradients pass straight through the rounding (Bengio et al. 2013, arXiv 1308.3432). */
+
+#include "quantizers/common.h"
+#include "quantizers/tune.h"
+
+enum learn_kind { LEARN_LATENTS, LEARN_SCALES, LEARN_NORMS, LEARN_BIASES, LEARN_TABLES, LEARN_KINDS };
+
+#define LEARN_MARGIN_MAX 0.499
+
+/* How steps are made. */
+struct learn_plan {
+    int64_t steps;    /* 0: the block stays as it was solved */
+    int64_t batch;    /* sequences of a step */
+    int64_t checks;   /* times that the loss is measured, evenly spaced, after the first time */
+    int64_t checked;  /* sequences that it is measured on */
+    bool held_out;    /* which nothing is learned from */
+    int64_t patience; /* measured losses in a row without a new minimum that end it; 0: none do */
+    bool sign;        /* steps of the gradient's sign, else AdamW */
+    double beta1, beta2;
+    bool cosine;  /* rates fall as a cosine, else linearly */
+    double floor; /* to this share of themselves at the end */
+    /* Rates, 0: it stays as it is. Of latents in units of a scale, of all else relative to its size. */
+    double rate[LEARN_KINDS];
+    double margin;      /* of latents from the solver's codes, in the beginning; below 0.5 */
+    double reach;       /* of latents from where they began; INFINITY: any */
+    double scale_reach; /* of scales, as a share; below 1, so that none changes its sign */
+};
+
+/* Learn, and leave block and results as the smallest measured loss had them, which may be as they were. Fills in
+ * context->curve. */
+int learn_block(const struct tune_context *context, const struct learn_plan *plan);
+
+/* What that costs with so many sequences. */
+void learn_cost(const struct learn_plan *plan, int64_t sequences, struct tune_cost *out);
+
+/* --- Parts. */
+
+/* A few numbers that are learned, on the host. */
+struct learn_vector {
+    enum learn_kind kind;
+    struct tensor device;       /* F32: what the forward pass reads; the block's, or a linear's */
+    struct tensor grad;         /* F32, as many; owned */
+    float *start, *best, *host; /* [count]: as solved; of the smallest loss; for copies */
+    double *unit;               /* what a change of 1 in `moved` is */
+    double *moved, *m, *v;
+    size_t count;
+    enum dtype dtype; /* stored */
+    double reach;     /* of `moved` */
+};
+/* Of a tensor with `count` elements on the device, whose values are as they are stored. of_rms: a unit is the root mean
+ * square of all, plus `offset`; else each element's own size. */
+int learn_vector_init(const struct tune_context *context, enum learn_kind kind, const struct tensor *device,
+                      enum dtype dtype, bool of_rms, double offset, struct learn_vector *out);
+void learn_vector_deinit(const struct gpu *gpu, struct learn_vector *vector);            /* zeroed is fine */
+int learn_vector_reset(const struct tune_context *context, struct learn_vector *vector); /* as it began */
+int learn_vector_step(const struct tune_context *context, const struct learn_plan *plan, double rate, int64_t step,
+                      struct learn_vector *vector);
+int learn_vector_keep(const struct tune_context *context, struct learn_vector *vector);          /* it is the best */
+int learn_vector_restore(const struct tune_context *context, const struct learn_vector *vector); /* of the best */
+
+/* A linear that learns. Its forward weight is the block's. */
+struct learn_linear {
+    const struct tune_module *module;
+    struct tensor *weight; /* the block's */
+    struct tensor grad;    /* F32 [N,K]: of that weight */
+    /* On a grid: */
+    struct gpu_grid grid;
+    struct tensor latent, center, m, v; /* F32 [N,K]; without data where they do not learn, and m, v with signs */
+    struct tensor scale, zero;          /* F32 [N,K/g] */
+    struct tensor codes;                /* U8 [N,K]: of the smallest loss; without data where they cannot change */
+    /* Of codebooks: */
+    struct gpu_codebook books;
+    struct tensor entries, table;       /* U16, F32 */
+    struct learn_vector scales, tables; /* count 0: they do not learn */
+};
+/* Whether anything of such a result can learn. */
+bool learn_linear_can(const struct learn_plan *plan, const struct qtensor *result);
+int learn_linear_init(const struct tune_context *context, const struct learn_plan *plan,
+                      const struct tune_module *module, struct learn_linear *out);
+void learn_linear_deinit(const struct gpu *gpu, struct learn_linear *linear); /* zeroed is fine */
+int learn_linear_reset(const struct tune_context *context, const struct learn_plan *plan, struct learn_linear *linear);
+/* The block's weight, of what is learned as it is. */
+int learn_linear_apply(const struct tune_context *context, const struct learn_linear *linear);
+/* From the gradient of the weight to the others', and a step. scratch F32: [N,K] or larger. */
+int learn_linear_step(const struct tune_context *context, const struct learn_plan *plan, double share, int64_t step,
+                      const struct tensor *scratch, struct learn_linear *linear);
+int learn_linear_keep(const struct tune_context *context, struct learn_linear *linear);
+/* The best to the result and to the block's weight. changed: it is not what the solver left. */
+int learn_linear_finish(const struct tune_context *context, bool changed, struct learn_linear *linear);
+
+/* learn_tables.c: a linear of codebooks, likewise. Its tables and the scales of rows learn, with codes as they are. */
+bool learn_tables_can(const struct learn_plan *plan, const struct qtensor *result);
+int learn_tables_init(const struct tune_context *context, const struct learn_plan *plan, struct learn_linear *linear);
+int learn_tables_apply(const struct tune_context *context, const struct learn_linear *linear);
+int learn_tables_step(const struct tune_context *context, const struct learn_plan *plan, double share, int64_t step,
+                      const struct tensor *scratch, struct learn_linear *linear);
+int learn_tables_finish(const struct tune_context *context, struct learn_linear *linear);
