@@ -302,9 +302,13 @@ START_TEST(folds_leave_the_output)
         ck_assert_rc_ok(block_fold(&l.block, groups[g], factors, dtype, &l.gpu, l.stream));
     }
     run_whole(&l, &after);
+    double largest = 1; /* sums round by what goes into them, whatever is left: orders differ between processors */
+    for (int64_t i = 0; i < TOKENS * 64; i++) {
+        largest = fmax(largest, fabs((double)before.at[i / 64][i % 64]));
+    }
     for (int64_t i = 0; i < TOKENS * 64; i++) {
         double a = before.at[i / 64][i % 64], b = after.at[i / 64][i % 64];
-        ck_assert_msg(fabs(a - b) <= 2e-5 * (1 + fabs(a)), "[%d]: %.9g, then %.9g", (int)i, a, b);
+        ck_assert_msg(fabs(a - b) <= 2e-5 * largest, "[%d]: %.9g, then %.9g", (int)i, a, b);
     }
     const struct block_norm *norm = &l.block.norms[groups[0]->fold.norm];
     ck_assert(norm->changed);
