@@ -88,11 +88,13 @@ static json_t *environment_of(const struct service *service, const struct job_ro
                      kind, "name", info->name, "detail", info->detail, "threads", info->threads);
 }
 
-/* Of a job from before these were measured they are null. */
+/* Of the result; without one, of the last rung that a gate judged. Of a job from before some were measured these are
+ * null. */
 static json_t *evaluation_of(const struct job_row *row)
 {
     static const char *const later[] = {"top1_agreement", "generation"};
-    json_t *evaluation = json_copy(json_object_get(row->result, "evaluation"));
+    const json_t *made = json_is_object(row->result) ? row->result : row->gate;
+    json_t *evaluation = json_copy(json_object_get(made, "evaluation"));
 
     for (size_t i = 0; json_is_object(evaluation) && i < sizeof(later) / sizeof(later[0]); i++) {
         if (json_object_get(evaluation, later[i]) == NULL) {

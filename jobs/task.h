@@ -107,6 +107,8 @@ void task_columns_deinit(struct task_columns *columns);
 const char *task_device(const struct task *task, char out[TASK_DEVICE_SIZE]);
 /* {"forward":{"seconds","flops"},...} and back. */
 json_t *task_times_json(const struct pipeline_times *times);
+/* What an evaluation measured; json_null: there was none. New reference. */
+json_t *task_evaluation_json(const struct evaluation_result *e);
 void task_times_load(const json_t *json, struct pipeline_times *times);
 
 /* --- task_gate.c */

@@ -59,8 +59,8 @@ void task_gate_keep(struct task *task, const struct saved_block *block)
     }
 }
 
-/* The column with a rung's outcome, in place of what an earlier attempt said of the same rung. next: the rung that is
- * at work from then on. */
+/* The column with a rung's outcome, in place of what an earlier attempt said of the same rung, and its evaluation,
+ * which is the report's as long as there is no result. next: the rung that is at work from then on. */
 static json_t *gate_column(const struct task *task, const json_t *outcome, int next)
 {
     const struct saved_activations *saved = &task->float_saved;
@@ -71,8 +71,9 @@ static json_t *gate_column(const struct task *task, const json_t *outcome, int n
         json_array_append(rungs, json_array_get(before, i));
     }
     json_array_append(rungs, (json_t *)outcome);
-    return json_pack("{s:i, s:O, s:o, s:{s:s, s:s}}", "rung", next, "passed", json_object_get(outcome, "passed"),
-                     "rungs", rungs, "float_model", "file", saved->file, "sha256", saved->sha256);
+    return json_pack("{s:i, s:O, s:o, s:o, s:{s:s, s:s}}", "rung", next, "passed", json_object_get(outcome, "passed"),
+                     "rungs", rungs, "evaluation", task_evaluation_json(&task->result), "float_model", "file",
+                     saved->file, "sha256", saved->sha256);
 }
 
 /* Whether an earlier attempt committed the same: nothing new has happened then. */

@@ -190,7 +190,7 @@ static struct sizes add_up(const json_t *files)
     return sizes;
 }
 
-static json_t *evaluation_json(const struct evaluation_result *e)
+json_t *task_evaluation_json(const struct evaluation_result *e)
 {
     if (!e->done) {
         return json_null();
@@ -223,7 +223,7 @@ static json_t *result_json(struct task *task, const char *artifact, const json_t
                      "perplexity_after", e->done ? number_or_null(e->perplexity_after) : json_null(),
                      "kl_divergence_mean", e->done ? number_or_null(e->kl_mean) : json_null(), "top1_agreement",
                      e->done ? number_or_null(e->top1_agreement) : json_null(), "worst_layers", rows_worst(rows),
-                     "evaluation", evaluation_json(e), "mixed_precision",
+                     "evaluation", task_evaluation_json(e), "mixed_precision",
                      mixture != NULL ? mixture_summary(mixture) : json_null(), "environment", environment_json(task),
                      "suggestions", json_array_size(rows) > 0 ? task_suggestions(task, rows) : json_null());
 }
@@ -303,7 +303,7 @@ static int publish_report(struct task *task)
 static void tell_metrics(struct task *task, const struct evaluation_result *evaluation)
 {
     if (evaluation->done) {
-        json_t *data = evaluation_json(evaluation);
+        json_t *data = task_evaluation_json(evaluation);
         (void)store_event_append(task->service->store, task->id, "metric", data); /* the report has it too */
         json_decref(data);
     }

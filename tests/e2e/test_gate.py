@@ -43,6 +43,10 @@ def two_bits_fail():
         equal((state["gate"]["passed"], state["result"]), (False, None), "no artifact")
         report = daemon.get("%s/%s/report" % (JOBS, job))
         equal((len(report["layers"]), rungs_of(report)), (28, [(0, 2, False)]), "the report")
+        found = report["evaluation"]
+        equal((found["kl_divergence_mean"], found["top1_agreement"], found["perplexity_after"]),
+              (rung["kl_divergence"], rung["top1_agreement"], rung["perplexity"]), "the report's evaluation")
+        true(found["perplexity_before"] > 1 and found["tokens"] > 0, repr(found))
         equal(daemon.get("/v1/artifacts")["data"], [], "artifacts")
         # with a limit that the same blocks keep, the retry makes the artifact of them
         again = daemon.request("POST", "%s/%s/retry" % (JOBS, job), json={"evaluation": {"gate": {"max_kl_divergence": 100}}})

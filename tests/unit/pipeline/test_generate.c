@@ -1,6 +1,7 @@
 /* Greedy continuations: what a pass fixes, what repeats, and both models on the bundled checkpoint. */
 
 #include "pipeline/generate.h"
+#include "tests/unit/models/support.h"
 #include "tests/unit/pipeline/pipeline_rig.h"
 
 START_TEST(a_pass_fixes_up_to_the_first_wrong_guess)
@@ -51,6 +52,41 @@ START_TEST(eight_bits_continue_as_the_float_model)
 }
 END_TEST
 
+#define SKIP_ATTENTION "{\"match\":\"*self_attn*\",\"skip\":true}"
+static const char mixtral[] =
+    "{\"architectures\":[\"MixtralForCausalLM\"],\"model_type\":\"mixtral\",\"hidden_size\":128,"
+    "\"intermediate_size\":192,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":4,"
+    "\"vocab_size\":2048,\"max_position_embeddings\":64,\"num_local_experts\":4,\"num_experts_per_tok\":2}";
+
+/* Of a model whose experts alone are quantized. */
+static double experts_agree(struct support *files, const char *quantization)
+{
+    struct world w;
+    open_generating(&w, "rtn", quantization);
+    model_close(w.model);
+    ck_assert_rc_ok(support_open(files, ".", &w.model));
+    ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_int_eq(w.result.generation.prompts, EVAL_SEQUENCES);
+    double agreement = w.result.generation.agreement;
+    world_close(&w);
+    return agreement;
+}
+
+/* Experts are read back in turns: with eight bits as they were, with two as what is left of them. */
+START_TEST(experts_continue_from_their_codes)
+{
+    struct support files;
+    support_init(&files, mixtral);
+    files.dtype = DTYPE_BF16;
+    support_write(&files);
+    double eight = experts_agree(&files, "{\"bits\":8,\"group_size\":64,\"overrides\":[" SKIP_ATTENTION "]}");
+    double two = experts_agree(&files, "{\"bits\":2,\"group_size\":64,\"overrides\":[" SKIP_ATTENTION "]}");
+    ck_assert_double_ge(eight, 0.75);
+    ck_assert_double_lt(two, eight);
+    support_deinit(&files);
+}
+END_TEST
+
 static void expect_same_generation(const struct world *a, const struct world *b)
 {
     ck_assert_mem_eq(&a->result.generation, &b->result.generation, sizeof(a->result.generation));
@@ -96,4 +132,4 @@ START_TEST(the_float_model_runs_once)
 END_TEST
 
 UNIT_MAIN("pipeline/generate", a_pass_fixes_up_to_the_first_wrong_guess, agreement_and_repetition,
-          eight_bits_continue_as_the_float_model, the_float_model_runs_once)
+          eight_bits_continue_as_the_float_model, experts_continue_from_their_codes, the_float_model_runs_once)
