@@ -45,8 +45,13 @@ static const struct schema_row progress_rows[] = {
 static const struct schema schema_progress = {.name = "Progress", .rows = progress_rows};
 
 static const struct schema_row memory_rows[] = {
-    MEMBER(source_bytes, INT),    MEMBER(artifact_bytes, INT, NULLABLE), MEMBER(gpu_peak_bytes, INT, NULLABLE),
-    MEMBER(host_peak_bytes, INT), MEMBER(estimated_gpu_bytes, INT),      END};
+    MEMBER(source_bytes, INT),
+    MEMBER(artifact_bytes, INT, NULLABLE),
+    MEMBER(gpu_peak_bytes, INT, NULLABLE),
+    MEMBER(host_peak_bytes, INT, NULLABLE, HELP("Of the process that ran it; null until it has run.")),
+    MEMBER(estimated_gpu_bytes, INT,
+           HELP("At the peak, of the device's buffers, as POST /v1/quantization/estimates says.")),
+    END};
 static const struct schema schema_memory = {.name = "Memory", .rows = memory_rows};
 
 static const struct schema_row checkpoint_rows[] = {MEMBER(layer, INT, HELP("The last finished block.")),

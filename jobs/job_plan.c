@@ -123,6 +123,11 @@ int64_t job_plan_device(const struct job_spec *spec, const struct run_plan *plan
     return memory_plan_max(&most);
 }
 
+struct job_memory job_memory_planned(const struct job_spec *spec)
+{
+    return (struct job_memory){.source_bytes = spec->source_bytes, .estimated_gpu_bytes = spec->device_bytes};
+}
+
 void job_check_memory(struct service *service, const struct principal *who, struct job_spec *spec,
                       const struct model *model, const struct gpu_info *device, struct validation_errors *errors)
 {
@@ -138,6 +143,8 @@ void job_check_memory(struct service *service, const struct principal *who, stru
         return;
     }
     spec->disk.activations = plan.spilled + plan.saved;
+    spec->source_bytes = model_bytes(model);
+    spec->device_bytes = job_plan_device(spec, &plan, model, device);
     int64_t need = host_resident() + run_plan_peak(&plan).host;
     if (device->host_memory && device->memory_total > 0 && need > device->memory_total) {
         int64_t budget = plan.in_memory - (need - device->memory_total);

@@ -23,7 +23,9 @@ int job_plan_make(const struct service *service, const struct job_spec *spec, co
 /* At the peak, of the device: as planned, or, of a device with memory of its own, at most. */
 int64_t job_plan_device(const struct job_spec *spec, const struct run_plan *plan, const struct model *model,
                         const struct gpu_info *device);
-/* Activations in files to the spec's disk plan; an error where the host has not the memory that the run takes with its
- * activations, which spec_check does not look at. */
+/* What is known before it runs, of a spec that job_check_memory has looked at. */
+struct job_memory job_memory_planned(const struct job_spec *spec);
+/* Activations in files to the spec's disk plan, and what it takes of the device to the spec; an error where the host
+ * has not the memory that the run takes with its activations, which spec_check does not look at. */
 void job_check_memory(struct service *service, const struct principal *who, struct job_spec *spec,
                       const struct model *model, const struct gpu_info *device, struct validation_errors *errors);

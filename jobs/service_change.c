@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "jobs/job.h"
+#include "jobs/job_plan.h"
 #include "jobs/service_admission.h"
 #include "jobs/task.h"
 #include "jobs/view.h"
@@ -300,7 +301,6 @@ static int check_retry(struct service *service, const struct principal *who, con
     return rc != 0 ? rc : validation_raise(errors);
 }
 
-/* Records that were uploaded are gone with the job's folder; a file can be read again. */
 /* The files of finished blocks are there; blocks are about alike. */
 static void leave_out_finished(const struct job_row *row, struct disk_plan *disk)
 {
@@ -309,6 +309,7 @@ static void leave_out_finished(const struct job_row *row, struct disk_plan *disk
     disk->blocks -= total > 0 ? disk->blocks / total * (done < total ? done : total) : 0;
 }
 
+/* Records that were uploaded are gone with the job's folder; a file can be read again. */
 static int refuse_gone_records(void)
 {
     int rc = err_raise(ERR_JOB_STATE_CONFLICT, "the job's calibration records were streamed to it and are gone");
@@ -340,12 +341,14 @@ static int change_retry(struct service *service, const struct job_row *row, cons
         .warnings = row->warnings,
         .reserved_bytes = spec->disk.artifact,
         .disk_bytes = disk_plan_max(&spec->disk),
+        .memory = job_memory_planned(spec),
         .calibration = row->calibration,
         .evaluation = row->evaluation,
     };
     struct job_change change = {.fence = row->fence,
                                 .reason = "retried by request",
-                                .set = JOB_SET_REQUEST | JOB_SET_CHECKPOINT | JOB_SET_PROGRESS | JOB_SET_RESERVED};
+                                .set = JOB_SET_REQUEST | JOB_SET_CHECKPOINT | JOB_SET_PROGRESS | JOB_SET_RESERVED |
+                                       JOB_SET_MEMORY};
 
     TRY(check_unchanged(service, row));
     columns.checkpoint.charged = 0;

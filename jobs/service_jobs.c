@@ -188,6 +188,7 @@ static int store_new(struct service *service, const struct principal *who, const
                                 .warnings = warnings,
                                 .reserved_bytes = spec->disk.artifact,
                                 .disk_bytes = disk_plan_max(&spec->disk),
+                                .memory = job_memory_planned(spec),
                                 .created_at = clock_unix_seconds()};
     TRY(job_create(service->store, &row, spec->calibration.stream, idempotency));
     return service_job_get(service, who, id, job);

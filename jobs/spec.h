@@ -75,6 +75,8 @@ struct job_spec {
     json_t *metadata;       /* object or NULL */
     json_t *recommendation; /* of a job that was of method "auto", as recommend_resolve leaves it; or NULL */
     struct disk_plan disk;  /* as spec_check finds it, but for activations, which admission adds */
+    int64_t source_bytes;   /* of the model's tensors; 0 until admission has looked at the job */
+    int64_t device_bytes;   /* of the device at the peak, as planned; likewise */
     /* What the targets decided of what the request left open, in sentences for its owner; "" each: nothing. */
     char group_note[TARGETS_NOTE_SIZE], format_note[TARGETS_NOTE_SIZE];
 };

@@ -82,9 +82,9 @@ json_t *view_memory(const struct job_memory *memory)
     if (memory->source_bytes == 0) {
         return json_null();
     }
-    return json_pack("{s:I, s:o, s:o, s:I, s:I}", "source_bytes", (json_int_t)memory->source_bytes, "artifact_bytes",
+    return json_pack("{s:I, s:o, s:o, s:o, s:I}", "source_bytes", (json_int_t)memory->source_bytes, "artifact_bytes",
                      view_bytes(memory->artifact_bytes), "gpu_peak_bytes", view_bytes(memory->gpu_peak_bytes),
-                     "host_peak_bytes", (json_int_t)memory->host_peak_bytes, "estimated_gpu_bytes",
+                     "host_peak_bytes", view_bytes(memory->host_peak_bytes), "estimated_gpu_bytes",
                      (json_int_t)memory->estimated_gpu_bytes);
 }
 

@@ -144,11 +144,14 @@ export function show(main, {args, signal, title}) {
     list.push(fact("Bits per weight", fixed(result?.bits_per_weight ?? totals?.bits_per_weight ?? null, 2), totals?.modules ? `${count(totals.modules)} layers` : null));
     const artifact = memory?.artifact_bytes ?? totals?.artifact_bytes ?? null;
     list.push(fact("Size", artifact === null ? NONE : bytes(artifact), memory ? `${bytes(memory.source_bytes)} before${result?.compression_ratio ? `, ${fixed(result.compression_ratio, 2)} times smaller` : ""}` : null));
+    const of = memory?.estimated_gpu_bytes;
+    if (of && !memory.gpu_peak_bytes) {
+      list.push(fact("Device memory", bytes(of), "estimated, at the peak"));
+    }
     if (memory?.gpu_peak_bytes) {
-      const of = memory.estimated_gpu_bytes;
       list.push(fact("Device memory, peak", bytes(memory.gpu_peak_bytes), of ? `${Math.round(memory.gpu_peak_bytes / of * 100)} % of the estimated ${bytes(of)}` : null));
     }
-    if (memory) {
+    if (memory?.host_peak_bytes) {
       list.push(fact("Process memory, peak", bytes(memory.host_peak_bytes), null));
     }
     if (job.progress) {

@@ -103,8 +103,12 @@ def jobs_that_cannot_run():
             model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
             waiting = {"model": model, "method": "gptq", "quantization": {"bits": 4, "group_size": 64},
                        "calibration": {"stream": True, "num_samples": 8, "sequence_length": 128}}
-            before = estimate(daemon, waiting)["disk"]
-            post(daemon, JOBS, json=waiting)
+            said = estimate(daemon, waiting)
+            before, job = said["disk"], post(daemon, JOBS, json=waiting)
+            memory = daemon.get("%s/%s" % (JOBS, job))["memory"]
+            equal((memory["estimated_gpu_bytes"], memory["source_bytes"]), (said["memory"]["expected_bytes"], said["output"]["source_bytes"]),
+                  "what a job that waits says that it will take")
+            equal((memory["gpu_peak_bytes"], memory["host_peak_bytes"]), (None, None), "what has not been measured")
             after = estimate(daemon, waiting)["disk"]
             equal((before["reserved_bytes"], after["reserved_bytes"]), (0, before["needed_bytes"]), "what waiting jobs will write")
             wrong = {"model": model, "method": "gptq", "quantization": {"bits": 4, "overrides": [{"match": "*.nowhere", "skip": True}]},
