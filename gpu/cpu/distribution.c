@@ -4,19 +4,21 @@
 
 #include "gpu/cpu/internal.h"
 
-#define ENERGY_TILE 128 /* columns of a task */
+#define ENERGY_TILE 512 /* columns of a task */
+#define ENERGY_ROWS 4   /* that are added up at once; of more, too few lines are read ahead */
+#define ROWS_TILE 64    /* of a task */
 
 struct distribution {
     const struct kernels *kernels;
     const float *w;
-    int64_t cols, group;
+    int64_t count, cols, group; /* rows, columns, columns of a group */
     struct gpu_distribution *rows;
 };
 
-static void distribution_row(void *ctx, int64_t row)
+/* record: the largest ratio to a median so far, which this row's is no less than then. */
+static void distribution_row(const struct distribution *job, int64_t row, double record)
 {
-    const struct distribution *job = ctx;
-    struct distribution_sums sums = {.square = {0}};
+    struct distribution_sums sums = {.square = {0}, .max_to_median = record};
     struct gpu_distribution *out = &job->rows[row];
 
     for (int64_t col = 0; col < job->cols; col += job->group) {
@@ -32,16 +34,30 @@ static void distribution_row(void *ctx, int64_t row)
     }
 }
 
+/* Of the ratios the largest counts alone, so one of an earlier row may stand for a smaller one: few groups have their
+ * median searched. */
+static void distribution_tile(void *ctx, int64_t task)
+{
+    const struct distribution *job = ctx;
+    int64_t first = task * ROWS_TILE, count = tile_size(job->count, ROWS_TILE, task);
+    double record = 0;
+
+    for (int64_t row = first; row < first + count; row++) {
+        distribution_row(job, row, record);
+        record = job->rows[row].max_to_median;
+    }
+}
+
 int cpu_distribution(struct gpu_stream *stream, struct gpu_distribution *out, const struct tensor *w, int64_t group)
 {
     int64_t rows = matrix_rows(w);
     struct distribution job = {
-        .kernels = stream->device->kernels, .w = w->data, .cols = matrix_cols(w), .group = group};
+        .kernels = stream->device->kernels, .w = w->data, .count = rows, .cols = matrix_cols(w), .group = group};
     struct gpu_distribution sum = {0};
 
     TRY(scratch_reserve(stream, scratch_size(rows, sizeof(*job.rows)), 0));
     job.rows = scratch_shared(stream);
-    stream_run(stream, rows, distribution_row, &job);
+    stream_run(stream, tiles_of(rows, ROWS_TILE), distribution_tile, &job);
     for (int64_t row = 0; row < rows; row++) {
         const struct gpu_distribution *r = &job.rows[row];
         sum.square += r->square;
@@ -70,9 +86,10 @@ static void column_energy_tile(void *ctx, int64_t task)
     for (int64_t i = first; i < first + count; i++) {
         job->signal[i] = job->error[i] = 0;
     }
-    for (int64_t row = 0; row < job->rows; row++) {
-        int64_t at = row * job->cols + first;
-        job->kernels->energy(job->signal + first, job->error + first, job->w + at, job->wq + at, count);
+    for (int64_t row = 0; row < job->rows; row += ENERGY_ROWS) {
+        int64_t at = row * job->cols + first, left = job->rows - row;
+        job->kernels->energy(job->signal + first, job->error + first, job->w + at, job->wq + at, count,
+                             left < ENERGY_ROWS ? left : ENERGY_ROWS, job->cols);
     }
 }
 

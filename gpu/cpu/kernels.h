@@ -65,8 +65,9 @@ struct kernels {
     void (*residual)(struct residual_sums *sums, const float *a, const float *b, int64_t n, float low, float high);
     /* Adds one group of n weights to *sums. */
     void (*distribution)(struct distribution_sums *sums, const float *w, int64_t n);
-    /* signal[i] += a[i]^2, error[i] += (a[i] - b[i])^2. */
-    void (*energy)(double *signal, double *error, const float *a, const float *b, int64_t n);
+    /* signal[i] += a[i]^2, error[i] += (a[i] - b[i])^2, over rows of a and b in their order. */
+    void (*energy)(double *signal, double *error, const float *a, const float *b, int64_t n, int64_t rows,
+                   int64_t stride);
     /* out[c] = weight * costs[c] + sum over d < group of query[d] * turned[d * stride + c]; reads and writes up to the
      * next multiple of LANES. */
     void (*code_scores)(float *out, const float *turned, int64_t stride, int64_t n, const float *costs, float weight,
