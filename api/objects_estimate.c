@@ -47,8 +47,8 @@ static const struct schema_row disk_rows[] = {
     MEMBER(blocks_bytes, INT, HELP("Finished blocks, until the artifact is published.")),
     MEMBER(artifact_bytes, INT),
     MEMBER(spilled_bytes, INT, HELP("Activations beyond their budget of memory.")),
-    MEMBER(saved_bytes, INT, HELP("Activations that a job goes on from after an interruption, at most.")),
-    MEMBER(needed_bytes, INT, HELP("All of these: while the artifact is written.")),
+    MEMBER(saved_bytes, INT, HELP("Copies of activations that a resumed job begins with, at most.")),
+    MEMBER(needed_bytes, INT, HELP("The most that is there at a time.")),
     MEMBER(reserved_bytes, INT, HELP("What jobs that have not ended have still to write.")),
     MEMBER(free_bytes, INT),
     END};

@@ -117,13 +117,14 @@ static json_t *output_json(const struct job_spec *spec, const struct model *mode
 static json_t *disk_json(const struct estimate *e)
 {
     const struct disk_plan *disk = &e->spec->disk;
+    int64_t saved = (disk->activations > disk->ending ? disk->activations : disk->ending) - e->plan.spilled;
     struct quota_row use = {.disk_bytes = 0};
 
     (void)store_quota_get(e->service->store, e->who->project, &use); /* what fails is said by check_room */
 
     return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "blocks_bytes", (json_int_t)disk->blocks, "artifact_bytes",
                      (json_int_t)disk->artifact, "spilled_bytes", (json_int_t)e->plan.spilled, "saved_bytes",
-                     (json_int_t)e->plan.saved, "needed_bytes", (json_int_t)disk_plan_max(disk), "reserved_bytes",
+                     (json_int_t)saved, "needed_bytes", (json_int_t)disk_plan_max(disk), "reserved_bytes",
                      (json_int_t)use.disk_bytes, "free_bytes",
                      (json_int_t)fs_free_bytes(store_data_dir(e->service->store)));
 }
@@ -163,7 +164,7 @@ static void plan_job(struct estimate *e, struct validation_errors *errors)
         return;
     }
     int rc = job_sets_of(e->service, e->who, e->spec, e->model, &e->sets);
-    rc = rc == 0 ? job_plan_make(e->service, e->spec, &e->sets, e->model, e->device, &e->plan) : rc;
+    rc = rc == 0 ? job_plan_ladder(e->service, e->spec, &e->sets, e->model, e->device, &e->plan) : rc;
     if (rc != 0) {
         validation_add(errors, rc, "", "%s", err_last()->message);
         return;

@@ -107,9 +107,34 @@ int job_plan_make(const struct service *service, const struct job_spec *spec, co
                                   .length = sets->length,
                                   .eval_sequences = sets->eval_sequences,
                                   .eval_length = sets->eval_length,
-                                  .host_memory_bytes = job_host_budget(service, spec)};
+                                  .host_memory_bytes = job_host_budget(service, spec),
+                                  .prompts = spec->gate.generates ? spec->gate.prompts : 0,
+                                  .prompt_tokens = spec->gate.prompt_tokens,
+                                  .generated = spec->gate.tokens};
 
     return run_plan_make(&load, model, device, spec->disk.artifact, out);
+}
+
+int job_plan_ladder(const struct service *service, struct job_spec *spec, const struct job_sets *sets,
+                    const struct model *model, const struct gpu_info *device, struct run_plan *out)
+{
+    struct run_plan plan, other;
+
+    TRY(job_plan_make(service, spec, sets, model, device, &plan));
+    int rc = 0;
+    for (int rung = 1; rc == 0 && rung <= spec->gate.ladder_count; rung++) {
+        spec_use_rung(spec, rung);
+        rc = job_plan_make(service, spec, sets, model, device, &other);
+        for (int i = 0; rc == 0 && i < STAGE_COUNT; i++) {
+            struct run_memory *most = &plan.stages[i];
+            most->device = other.stages[i].device > most->device ? other.stages[i].device : most->device;
+            most->host = other.stages[i].host > most->host ? other.stages[i].host : most->host;
+        }
+    }
+    spec_use_rung(spec, 0);
+    TRY(rc);
+    *out = plan;
+    return 0;
 }
 
 int64_t job_plan_device(const struct job_spec *spec, const struct run_plan *plan, const struct model *model,
@@ -135,14 +160,14 @@ void job_check_memory(struct service *service, const struct principal *who, stru
     struct run_plan plan;
 
     int rc = job_sets_of(service, who, spec, model, &sets);
-    rc = rc == 0 ? job_plan_make(service, spec, &sets, model, device, &plan) : rc;
+    rc = rc == 0 ? job_plan_ladder(service, spec, &sets, model, device, &plan) : rc;
     if (rc != 0) {
         if (rc != ERR_NOT_FOUND) { /* of a file, which is said elsewhere */
             validation_add(errors, rc, "", "%s", err_last()->message);
         }
         return;
     }
-    spec->disk.activations = plan.spilled + plan.saved;
+    run_plan_disk(&plan, model_config(model)->num_layers, &spec->disk);
     spec->source_bytes = model_bytes(model);
     spec->device_bytes = job_plan_device(spec, &plan, model, device);
     int64_t need = host_resident() + run_plan_peak(&plan).host;

@@ -20,6 +20,10 @@ int64_t job_host_budget(const struct service *service, const struct job_spec *sp
 /* The spec is checked against the model. */
 int job_plan_make(const struct service *service, const struct job_spec *spec, const struct job_sets *sets,
                   const struct model *model, const struct gpu_info *device, struct run_plan *out);
+/* The same with the memory of the rung of the gate's ladder that takes the most; work is the first rung's. The spec is
+ * at its first rung, before and afterwards. */
+int job_plan_ladder(const struct service *service, struct job_spec *spec, const struct job_sets *sets,
+                    const struct model *model, const struct gpu_info *device, struct run_plan *out);
 /* At the peak, of the device: as planned, or, of a device with memory of its own, at most. */
 int64_t job_plan_device(const struct job_spec *spec, const struct run_plan *plan, const struct model *model,
                         const struct gpu_info *device);

@@ -1,7 +1,11 @@
 /* Rates are seconds over work, both summed over jobs with each earlier one counting half as much, so that a machine
  * that changed is known again after a few jobs. Solving has a rate for each method, since operations differ; all other
- * phases do the same whatever the method. Without a rate, a phase is taken to run at a share of what the device reached
- * in the first measurement. */
+ * phases do the same whatever the method.
+ *
+ * Products of small matrices run slower, and those of experts have fewer rows, so rates of what computes are kept by
+ * the width of the job's linears, with and without experts: between two widths they are interpolated, beyond them they
+ * change as the first measurement's products do, which were measured at three widths. Without a rate, a phase is taken
+ * to run at a share of what that measurement reached. */
 
 #include "jobs/machine.h"
 
@@ -26,11 +30,17 @@
 #define MATTERS 0.05 /* of a job's time: a phase of less needs no rate of its own */
 #define OTHER_KEY "other"
 #define OTHER_SECONDS 0.2 /* before any job has said it */
-#define SIDE 768          /* of the products' weight; rows: a micro-batch's */
+#define SIDES 3
+#define SIDE_MAX 2048 /* of the products' weight; rows: a micro-batch's */
 #define ROWS 1024
 #define COPY_FLOATS ((int64_t)1 << 22)
 #define FILE_BYTES ((size_t)8 << 20)
 #define TRIES 3
+#define SAME_WIDTH 1.1 /* widths that differ by less share a rate */
+#define WIDTHS_MAX 16
+
+static const int64_t sides[SIDES] = {256, 768, SIDE_MAX};
+static const char *const side_names[SIDES] = {"256", "768", "2048"};
 
 /* Of what the first measurement reached: of products for operations, of copies and of a file for bytes. */
 enum machine_unit { UNIT_PRODUCTS, UNIT_COPIES, UNIT_FILE };
@@ -44,6 +54,11 @@ static const struct {
     [PHASE_CHECKPOINT] = {UNIT_FILE, 1},       [PHASE_EXPORT] = {UNIT_FILE, 0.5},
 };
 static const char *const unit_names[] = {"products_per_second", "copied_bytes_per_second", "written_bytes_per_second"};
+
+/* What the first measurement reached. */
+struct machine_profile {
+    double products[SIDES], copies, file; /* operations a second, by side; bytes */
+};
 
 static pthread_mutex_t machine_lock = PTHREAD_MUTEX_INITIALIZER; /* the file, and one measurement at a time */
 
@@ -104,7 +119,7 @@ static json_t *machine_member(json_t *object, const char *key)
 struct machine_bench {
     struct gpu gpu;
     struct gpu_stream *stream;
-    struct tensor x, w, y, from, to;
+    struct tensor x, w, y, from, to; /* x, w, y: memory for the largest side */
 };
 
 static void machine_bench_deinit(struct machine_bench *b)
@@ -126,7 +141,7 @@ CLEANUP_DEINIT(machine_bench, struct machine_bench, machine_bench_deinit)
 
 static int machine_bench_open(const struct service *service, const char *device, struct machine_bench *b)
 {
-    const int64_t x[2] = {ROWS, SIDE}, w[2] = {SIDE, SIDE}, copy = COPY_FLOATS;
+    const int64_t x[2] = {ROWS, SIDE_MAX}, w[2] = {SIDE_MAX, SIDE_MAX}, copy = COPY_FLOATS;
 
     TRY(gpu_open(device, service->supervisor.threads, &b->gpu));
     TRY(b->gpu.ops->stream_new(b->gpu.device, &b->stream));
@@ -138,20 +153,32 @@ static int machine_bench_open(const struct service *service, const char *device,
 }
 
 /* The best of some tries; the first warms caches and clocks. */
-static int machine_time_device(struct machine_bench *b, double *products, double *copies)
+static int machine_time_products(struct machine_bench *b, int64_t side, double *rate)
+{
+    const struct gpu_ops *ops = b->gpu.ops;
+    struct tensor x = tensor_2d(b->x.data, DTYPE_F32, ROWS, side), w = tensor_2d(b->w.data, DTYPE_F32, side, side);
+    struct tensor y = tensor_2d(b->y.data, DTYPE_F32, ROWS, side);
+
+    for (int i = 0; i < TRIES; i++) {
+        double start = clock_monotonic_seconds();
+        TRY(ops->linear(b->stream, &y, &x, &w, NULL));
+        TRY(ops->stream_sync(b->stream));
+        double seconds = clock_monotonic_seconds() - start;
+        *rate = fmax(*rate, 2.0 * ROWS * (double)side * (double)side / fmax(seconds, 1e-9));
+    }
+    return 0;
+}
+
+static int machine_time_copies(struct machine_bench *b, double *rate)
 {
     const struct gpu_ops *ops = b->gpu.ops;
 
     for (int i = 0; i < TRIES; i++) {
         double start = clock_monotonic_seconds();
-        TRY(ops->linear(b->stream, &b->y, &b->x, &b->w, NULL));
-        TRY(ops->stream_sync(b->stream));
-        double middle = clock_monotonic_seconds();
         TRY(ops->convert(b->stream, &b->to, &b->from));
         TRY(ops->stream_sync(b->stream));
-        double end = clock_monotonic_seconds();
-        *products = fmax(*products, 2.0 * ROWS * SIDE * SIDE / fmax(middle - start, 1e-9));
-        *copies = fmax(*copies, (double)(COPY_FLOATS * 4) / fmax(end - middle, 1e-9));
+        double seconds = clock_monotonic_seconds() - start;
+        *rate = fmax(*rate, (double)(COPY_FLOATS * 4) / fmax(seconds, 1e-9));
     }
     return 0;
 }
@@ -175,42 +202,100 @@ static int machine_time_file(const struct service *service, double *rate)
     return 0;
 }
 
-static int machine_measure(const struct service *service, const char *device, double rates[3])
+static int machine_measure(const struct service *service, const char *device, struct machine_profile *out)
 {
     AUTO(machine_bench) struct machine_bench bench = {.stream = NULL};
+    struct machine_profile made = {.copies = 0};
 
     TRY(machine_bench_open(service, device, &bench));
-    TRY(machine_time_device(&bench, &rates[UNIT_PRODUCTS], &rates[UNIT_COPIES]));
-    return machine_time_file(service, &rates[UNIT_FILE]);
+    for (int i = 0; i < SIDES; i++) {
+        TRY(machine_time_products(&bench, sides[i], &made.products[i]));
+    }
+    TRY(machine_time_copies(&bench, &made.copies));
+    TRY(machine_time_file(service, &made.file));
+    *out = made;
+    return 0;
+}
+
+static bool profile_read(const json_t *profile, struct machine_profile *out)
+{
+    const json_t *products = json_object_get(profile, unit_names[UNIT_PRODUCTS]);
+    bool known = true;
+
+    for (int i = 0; i < SIDES; i++) {
+        out->products[i] = json_number_value(json_object_get(products, side_names[i]));
+        known = known && out->products[i] > 0;
+    }
+    out->copies = json_number_value(json_object_get(profile, unit_names[UNIT_COPIES]));
+    out->file = json_number_value(json_object_get(profile, unit_names[UNIT_FILE]));
+    return known && out->copies > 0 && out->file > 0;
+}
+
+static void profile_write(json_t *profile, const struct machine_profile *made)
+{
+    json_t *products = json_object();
+
+    for (int i = 0; i < SIDES; i++) {
+        json_object_set_new(products, side_names[i], json_real(made->products[i]));
+    }
+    json_object_set_new(profile, unit_names[UNIT_PRODUCTS], products);
+    json_object_set_new(profile, unit_names[UNIT_COPIES], json_real(made->copies));
+    json_object_set_new(profile, unit_names[UNIT_FILE], json_real(made->file));
 }
 
 /* The device's first rates, measured where the file has none. Under the lock. */
-static bool machine_profile(struct service *service, json_t *all, const char *device, double rates[3])
+static bool machine_profile(struct service *service, json_t *all, const char *device, struct machine_profile *out)
 {
     json_t *profile = machine_member(machine_member(all, device), "profile");
-    bool known = true;
     struct err_record record;
 
-    for (int i = 0; i < 3; i++) {
-        rates[i] = json_number_value(json_object_get(profile, unit_names[i]));
-        known = known && rates[i] > 0;
-    }
-    if (known) {
+    if (profile_read(profile, out)) {
         return true;
     }
     err_take(&record);
-    int rc = machine_measure(service, device, rates);
+    int rc = machine_measure(service, device, out);
     if (rc != 0) {
         log_err(LOG_WARN, "the device is not measured", device);
     }
     err_restore(&record);
-    for (int i = 0; rc == 0 && i < 3; i++) {
-        json_object_set_new(profile, unit_names[i], json_real(rates[i]));
-    }
     if (rc == 0) {
+        profile_write(profile, out);
         machine_write(service, all);
     }
     return rc == 0;
+}
+
+/* At `at` on the line through two points, both axes in logarithms. */
+static double machine_between(double x1, double y1, double x2, double y2, double at)
+{
+    double share = x2 > x1 ? log(at / x1) / log(x2 / x1) : 0;
+
+    return exp((1 - share) * log(y1) + share * log(y2));
+}
+
+/* Products of linears of that width. */
+static double profile_products(const struct machine_profile *profile, double width)
+{
+    int i = 0;
+
+    if (width <= (double)sides[0]) {
+        return profile->products[0];
+    }
+    while (i + 1 < SIDES && width > (double)sides[i + 1]) {
+        i++;
+    }
+    return i + 1 == SIDES ? profile->products[i]
+                          : machine_between((double)sides[i], profile->products[i], (double)sides[i + 1],
+                                            profile->products[i + 1], width);
+}
+
+static double profile_rate(const struct machine_profile *profile, enum pipeline_phase phase, double width)
+{
+    const double reached[] = {[UNIT_PRODUCTS] = profile_products(profile, width),
+                              [UNIT_COPIES] = profile->copies,
+                              [UNIT_FILE] = profile->file};
+
+    return raw_rates[phase].share * reached[raw_rates[phase].unit];
 }
 
 /* --- rates */
@@ -223,48 +308,139 @@ static const char *rate_key(enum pipeline_phase phase, const char *method, char 
     return out;
 }
 
-/* 0: there is none. */
-static double rate_of(const json_t *rates, const char *key)
-{
-    const json_t *rate = json_object_get(rates, key);
-    double work = json_number_value(json_object_get(rate, "work"));
+/* By what a rate is known. */
+struct rate_shape {
+    double width; /* 0: it does not depend on shapes */
+    bool experts;
+};
 
-    return work > 0 ? json_number_value(json_object_get(rate, "seconds")) / work : 0;
+static struct rate_shape shape_of(enum pipeline_phase phase, const struct run_plan *plan)
+{
+    bool computes = raw_rates[phase].unit == UNIT_PRODUCTS;
+
+    return (struct rate_shape){computes ? plan->width : 0, computes && plan->experts};
 }
 
-static void rate_add(json_t *rates, const char *key, double seconds, double work)
+static double entry_width(const json_t *entry)
 {
-    json_t *rate = machine_member(rates, key);
-    double before = json_number_value(json_object_get(rate, "seconds"));
-    double done = json_number_value(json_object_get(rate, "work"));
+    return json_number_value(json_object_get(entry, "width"));
+}
 
-    if (work > 0 && seconds >= 0) {
-        json_object_set_new(rate, "seconds", json_real(KEEP * before + seconds));
-        json_object_set_new(rate, "work", json_real(KEEP * done + work));
+static double entry_rate(const json_t *entry)
+{
+    double work = json_number_value(json_object_get(entry, "work"));
+
+    return work > 0 ? json_number_value(json_object_get(entry, "seconds")) / work : 0;
+}
+
+/* Of the entries those around a width, with or without experts as the shape has it; NULL: there is none. */
+static void entries_around(const json_t *entries, const struct rate_shape *shape, bool experts, const json_t **below,
+                           const json_t **above)
+{
+    const json_t *entry;
+    size_t i;
+
+    *below = *above = NULL;
+    json_array_foreach((json_t *)entries, i, entry)
+    {
+        double width = entry_width(entry);
+        if (json_is_true(json_object_get(entry, "experts")) != experts || entry_rate(entry) <= 0) {
+            continue;
+        }
+        if (width <= shape->width && (*below == NULL || width > entry_width(*below))) {
+            *below = entry;
+        }
+        if (width >= shape->width && (*above == NULL || width < entry_width(*above))) {
+            *above = entry;
+        }
     }
+}
+
+/* Seconds for each unit of work; 0: nothing is known. */
+static double rate_of(const json_t *entries, const struct rate_shape *shape, const struct machine_profile *profile)
+{
+    const json_t *below, *above;
+
+    entries_around(entries, shape, shape->experts, &below, &above);
+    if (below == NULL && above == NULL) {
+        entries_around(entries, shape, !shape->experts, &below, &above);
+    }
+    if (below == NULL && above == NULL) {
+        return 0;
+    }
+    if (below != NULL && above != NULL) {
+        return machine_between(entry_width(below), entry_rate(below), entry_width(above), entry_rate(above),
+                               shape->width);
+    }
+    const json_t *one = below != NULL ? below : above;
+    double products = shape->width > 0 ? profile_products(profile, shape->width) : 1;
+    return entry_rate(one) * (shape->width > 0 ? profile_products(profile, entry_width(one)) / products : 1);
+}
+
+/* The entry of the shape, made where there is none; of too many the nearest. Borrowed. */
+static json_t *entry_of(json_t *entries, const struct rate_shape *shape)
+{
+    json_t *entry, *nearest = NULL;
+    double least = INFINITY;
+    size_t i;
+
+    json_array_foreach(entries, i, entry)
+    {
+        double width = entry_width(entry);
+        double off = shape->width > 0 && width > 0 ? fabs(log(width / shape->width)) : fabs(width - shape->width);
+        if (json_is_true(json_object_get(entry, "experts")) == shape->experts && off < least) {
+            least = off;
+            nearest = entry;
+        }
+    }
+    if (nearest != NULL && (least < log(SAME_WIDTH) || json_array_size(entries) >= WIDTHS_MAX)) {
+        return nearest;
+    }
+    json_array_append_new(entries, json_pack("{s:f, s:b}", "width", shape->width, "experts", (int)shape->experts));
+    return json_array_get(entries, json_array_size(entries) - 1);
+}
+
+static void rate_add(json_t *rates, const char *key, const struct rate_shape *shape, double seconds, double work)
+{
+    json_t *entries = json_object_get(rates, key);
+
+    if (work <= 0 || seconds < 0) {
+        return;
+    }
+    if (!json_is_array(entries)) {
+        entries = json_array();
+        json_object_set_new(rates, key, entries);
+    }
+    json_t *entry = entry_of(entries, shape);
+    double before = json_number_value(json_object_get(entry, "seconds"));
+    double done = json_number_value(json_object_get(entry, "work"));
+    json_object_set_new(entry, "seconds", json_real(KEEP * before + seconds));
+    json_object_set_new(entry, "work", json_real(KEEP * done + work));
 }
 
 void machine_estimate(struct service *service, const struct gpu_info *device, const char *method,
                       const struct run_plan *plan, struct machine_time *out)
 {
     struct machine_time made = {.known = true, .from_jobs = true};
-    double first[3] = {0};
+    const struct rate_shape any = {0};
+    struct machine_profile first = {.copies = 0};
     bool guessed[PHASE_COUNT] = {false};
     char key[128];
 
     pthread_mutex_lock(&machine_lock);
     AUTO_JSON json_t *all = machine_read(service);
-    made.known = machine_profile(service, all, device->id, first);
+    made.known = machine_profile(service, all, device->id, &first);
     pthread_mutex_unlock(&machine_lock);
     const json_t *rates = json_object_get(json_object_get(all, device->id), "rates");
     for (int i = 0; made.known && i < PHASE_COUNT; i++) {
-        double rate = rate_of(rates, rate_key(i, method, key));
+        const struct rate_shape shape = shape_of(i, plan);
+        double rate = rate_of(json_object_get(rates, rate_key(i, method, key)), &shape, &first);
         guessed[i] = rate == 0 && plan->work[i] > 0;
-        rate = rate > 0 ? rate : 1 / (raw_rates[i].share * first[raw_rates[i].unit]);
+        rate = rate > 0 ? rate : 1 / profile_rate(&first, i, plan->width);
         made.phases[i] = rate * plan->work[i];
         made.seconds += made.phases[i];
     }
-    made.other = rate_of(rates, OTHER_KEY);
+    made.other = rate_of(json_object_get(rates, OTHER_KEY), &any, &first);
     made.from_jobs = made.other > 0;
     made.other = made.from_jobs ? made.other : OTHER_SECONDS;
     made.seconds += made.other;
@@ -277,6 +453,7 @@ void machine_estimate(struct service *service, const struct gpu_info *device, co
 void machine_learn(struct service *service, const struct gpu_info *device, const char *method,
                    const struct run_plan *plan, const struct pipeline_times *times, double elapsed)
 {
+    const struct rate_shape any = {0};
     double other = elapsed;
     char key[128];
 
@@ -284,10 +461,11 @@ void machine_learn(struct service *service, const struct gpu_info *device, const
     AUTO_JSON json_t *all = machine_read(service);
     json_t *rates = machine_member(machine_member(all, device->id), "rates");
     for (int i = 0; i < PHASE_COUNT; i++) {
-        rate_add(rates, rate_key(i, method, key), times->seconds[i], plan->work[i]);
+        const struct rate_shape shape = shape_of(i, plan);
+        rate_add(rates, rate_key(i, method, key), &shape, times->seconds[i], plan->work[i]);
         other -= times->seconds[i];
     }
-    rate_add(rates, OTHER_KEY, fmax(other, 1e-3), 1);
+    rate_add(rates, OTHER_KEY, &any, fmax(other, 1e-3), 1);
     machine_write(service, all);
     pthread_mutex_unlock(&machine_lock);
 }

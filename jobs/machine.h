@@ -1,7 +1,8 @@
 #pragma once
 /* Within jobs/: how fast this machine is, for estimates of a job's time. A device is measured once, when first asked
- * about (some products, copies in memory and a file, a third of a second); after each job the rates that it ran at are
- * kept for each phase and method. All of it is in machine.json of the data directory, by device. Any thread. */
+ * about (products of three widths, copies in memory and a file, a third of a second); after each job the rates that it
+ * ran at are kept for each phase, method and width of linears. All of it is in machine.json of the data directory, by
+ * device. Any thread. */
 
 #include "jobs/service.h"
 #include "pipeline/run_plan.h"

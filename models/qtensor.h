@@ -100,6 +100,8 @@ struct qtensor_part {
 /* The arrays that q has by its scheme, shape and index_count; data NULL where they are not allocated. Returns their
  * number. */
 int qtensor_parts(const struct qtensor *q, struct qtensor_part out[QTENSOR_PARTS_MAX]);
+/* Columns of the array in a file of finished blocks: the bytes of a row where its codes are packed. */
+int64_t qtensor_stored_cols(const struct qtensor *q, const struct qtensor_part *part);
 
 /* The tensor without any array: shape and scheme, checked. */
 int qtensor_describe(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, int64_t index_count,

@@ -25,7 +25,5 @@ void qtensor_part_name(const struct qtensor *q, const struct qtensor_part *part,
 size_t qtensor_part_bytes(const struct qtensor_part *part);
 /* Are they codes that are packed in the file? */
 bool qtensor_is_packed(const struct qtensor *q, const struct qtensor_part *part);
-/* Columns of the array in the file: the bytes of a row where it is packed. */
-int64_t qtensor_stored_cols(const struct qtensor *q, const struct qtensor_part *part);
 /* How many rows of row_bytes to pack or unpack at a time: about a megabyte, at least one. */
 int64_t qtensor_stretch_rows(int64_t rows, int64_t row_bytes);

@@ -29,7 +29,7 @@ static int block_bytes(const struct format_module *module, int64_t *bytes)
     TRY(qtensor_describe(module->name, &module->scheme, module->rows, module->cols, 0, &q));
     int count = qtensor_parts(&q, parts);
     for (int i = 0; i < count; i++) {
-        *bytes += parts[i].rows * parts[i].cols * (int64_t)dtype_rows[parts[i].dtype].bytes;
+        *bytes += parts[i].rows * qtensor_stored_cols(&q, &parts[i]) * (int64_t)dtype_rows[parts[i].dtype].bytes;
     }
     return 0;
 }
@@ -50,6 +50,7 @@ int disk_plan(const struct recipe *recipe, const struct format *format, const st
         }
         int64_t bytes = model_bytes(model) - source + plan.quantized;
         plan.artifact = bytes > 0 ? bytes : 0;
+        plan.last = plan.blocks / model_config(model)->num_layers;
     }
     *out = plan;
     return 0;
@@ -62,5 +63,12 @@ double disk_plan_bits(const struct disk_plan *plan)
 
 int64_t disk_plan_max(const struct disk_plan *plan)
 {
-    return plan->blocks + plan->artifact + plan->activations;
+    const int64_t moments[] = {plan->blocks - plan->last + plan->activations, plan->blocks + plan->ending,
+                               plan->blocks + plan->artifact + plan->kept};
+    int64_t most = 0;
+
+    for (size_t i = 0; i < sizeof(moments) / sizeof(moments[0]); i++) {
+        most = moments[i] > most ? moments[i] : most;
+    }
+    return most;
 }

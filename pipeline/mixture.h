@@ -15,6 +15,9 @@ int mixture_assume(const struct recipe *recipe, const struct format *format, con
  * "/quantization/mixed_precision". *bytes: of all quantized modules in the artifact under the budget. */
 int mixture_check(const struct recipe *recipe, const struct format *format, const struct model *model,
                   struct validation_errors *errors, int64_t *bytes);
+/* What is measured for the choice. */
+int mixture_pass_request(const struct recipe *recipe, const struct format *format, const struct model *model,
+                         struct sensitivity_request *out);
 /* Choose by a table. */
 int mixture_choose(const struct recipe *recipe, const struct format *format, const struct model *model,
                    const struct sensitivity_table *table);

@@ -327,12 +327,13 @@ int mixture_choose(const struct recipe *recipe, const struct format *format, con
 }
 
 /* Measurements that a pass may make: one for each unit, from which its candidates follow, and those that check them. */
-static int measurements(const struct pipeline *p, int64_t *out)
+static int measurements(const struct recipe *recipe, const struct format *format, const struct model *model,
+                        int64_t *out)
 {
     AUTO(mixture_plan) struct mixture_plan plan = {0};
     int64_t units = 0;
 
-    TRY(mixture_plan(p->recipe, p->format, p->model, &plan));
+    TRY(mixture_plan(recipe, format, model, &plan));
     for (int i = 0; i < plan.count; i++) {
         units += i == 0 || strcmp(plan.modules[i].unit, plan.modules[i - 1].unit) != 0;
     }
@@ -341,18 +342,29 @@ static int measurements(const struct pipeline *p, int64_t *out)
     return 0;
 }
 
+int mixture_pass_request(const struct recipe *recipe, const struct format *format, const struct model *model,
+                         struct sensitivity_request *out)
+{
+    struct sensitivity_request request = {.candidates = &recipe->mixture->candidates,
+                                          .max_tokens = MIXTURE_TOKENS_MAX,
+                                          .kl_tokens = recipe->mixture->kl_tokens};
+
+    TRY(measurements(recipe, format, model, &request.max_streams));
+    *out = request;
+    return 0;
+}
+
 int mixture_measure(const struct run *attempt)
 {
     const struct pipeline *p = attempt->p;
     struct mixture *mixture = p->recipe->mixture;
     struct sensitivity_table table = {0};
+    struct sensitivity_request request;
 
     if (mixture == NULL || mixture->chosen) {
         return 0;
     }
-    struct sensitivity_request request = {
-        .candidates = &mixture->candidates, .max_tokens = MIXTURE_TOKENS_MAX, .kl_tokens = mixture->kl_tokens};
-    TRY(measurements(p, &request.max_streams));
+    TRY(mixture_pass_request(p->recipe, p->format, p->model, &request));
     TRY(sensitivity_pass(attempt, &request, MIXTURE_SHARE, &table));
     int rc = mixture_choose(p->recipe, p->format, p->model, &table);
     sensitivity_table_deinit(&table);

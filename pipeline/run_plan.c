@@ -9,8 +9,6 @@
 #include "pipeline/run_plan_parts.h"
 #include "pipeline/stores.h"
 
-#include <string.h>
-
 #define FLOAT ((int64_t)sizeof(float))
 #define EXPORT_THREADS 8               /* at most, as formats/export_pool.c has it */
 #define EXPORT_RING ((int64_t)4 << 20) /* pieces on their way to the hash */
@@ -48,10 +46,15 @@ const struct recipe_stage *run_walk_solver(const struct run_walk *w, int64_t lay
     const struct plan_module *m = &plans_layer(model_plans(w->model), layer)->modules[module];
     char name[PLAN_NAME_MAX];
 
+    model_module_name(w->model, layer, module, name);
+    if (w->trial != NULL) {
+        bool possible = !recipe_decides(w->load->recipe, m, name) &&
+                        w->trial->quantizer->scheme(w->trial->params, m->rows, m->cols, scheme) == 0;
+        return possible ? w->trial : NULL;
+    }
     if (recipe_analyses(w->load->recipe)) {
         return NULL;
     }
-    model_module_name(w->model, layer, module, name);
     const struct recipe_stage *solver = recipe_module_solver(w->load->recipe, m, name);
     if (solver == NULL || solver->quantizer->solve == NULL ||
         recipe_scheme(w->load->recipe, solver, name, m->rows, m->cols, scheme) != 0) {
@@ -119,7 +122,7 @@ static int64_t scratch_bytes(const struct run_walk *w, int64_t tokens, int64_t l
 }
 
 /* microbatches_init. *rows: tokens of a micro-batch. */
-static int64_t set_bytes(struct run_walk *w, int64_t sequences, int64_t length, bool rounds, int64_t *rows)
+int64_t run_walk_batches(const struct run_walk *w, int64_t sequences, int64_t length, bool rounds, int64_t *rows)
 {
     int64_t most = w->device->batch_tokens > 0 ? w->device->batch_tokens : 2048;
     int64_t batch = length >= most ? 1 : most / length;
@@ -137,7 +140,7 @@ static void place_sets(struct run_walk *w)
     int64_t rows;
 
     if (w->tokens > 0) {
-        w->always += set_bytes(w, load->sequences, load->length, w->rounds, &w->batch_rows);
+        w->always += run_walk_batches(w, load->sequences, load->length, w->rounds, &w->batch_rows);
         w->kept = w->stores_host > 0 ? w->batch_rows * region_columns(model_plans(w->model), REGION_KEPT) * FLOAT : 0;
     }
     if (w->targets) {
@@ -148,77 +151,89 @@ static void place_sets(struct run_walk *w)
         w->always += memory_plan_tape(model_plans(w->model), w->batch_rows / load->length, load->length);
     }
     if (w->eval_tokens > 0) {
-        w->always += set_bytes(w, load->eval_sequences, load->eval_length, w->rounds || w->rounds_late, &rows);
+        w->always += run_walk_batches(w, load->eval_sequences, load->eval_length, w->rounds || w->rounds_late, &rows);
     }
 }
 
 /* --- stores */
 
-struct store_budget {
-    struct run_walk *w;
-    int64_t left;
-};
-
-static void place_store(struct store_budget *b, int64_t tokens, int64_t columns, bool stream)
+void run_walk_store(struct run_walk_stores *stores, int64_t tokens, int64_t columns, bool stream)
 {
-    struct run_plan *plan = b->w->plan;
     int64_t bytes = tokens * columns * FLOAT;
 
-    plan->activations += bytes;
-    if (bytes <= b->left) {
-        b->left -= bytes;
-        plan->in_memory += bytes;
+    stores->activations += bytes;
+    if (bytes <= stores->left) {
+        stores->left -= bytes;
+        stores->in_memory += bytes;
     } else {
-        plan->spilled += stream ? 2 * bytes : bytes;
+        stores->spilled += stream ? 2 * bytes : bytes;
     }
 }
 
-static void place_values(struct store_budget *b, int64_t tokens, enum stores_use use)
+void run_walk_values(const struct run_walk *w, struct run_walk_stores *stores, int64_t tokens, enum stores_use use)
 {
     int64_t columns[PLAN_VALUES_MAX], shared[PLAN_SHARED_MAX];
 
-    stores_shared(model_plans(b->w->model), shared);
+    stores_shared(model_plans(w->model), shared);
     for (int path = 0; path < (use == STORES_EVALUATION ? 2 : 1); path++) {
         for (int i = 0; i < PLAN_SHARED_MAX; i++) {
-            place_store(b, tokens, shared[i], false);
+            run_walk_store(stores, tokens, shared[i], false);
         }
     }
-    stores_values(model_plans(b->w->model), use, columns);
+    stores_values(model_plans(w->model), use, columns);
     for (int i = 1; i < PLAN_VALUES_MAX; i++) {
-        place_store(b, tokens, columns[i], false);
+        run_walk_store(stores, tokens, columns[i], false);
     }
+}
+
+/* Blocks that give values to later ones: such a run begins again when it resumes. */
+static bool shares_values(const struct plans *plans)
+{
+    int64_t columns[PLAN_SHARED_MAX], all = 0;
+
+    stores_shared(plans, columns);
+    for (int i = 0; i < PLAN_SHARED_MAX; i++) {
+        all += columns[i];
+    }
+    return all > 0;
 }
 
 /* In the order of open_stores. A device's own memory comes first: what fits there is neither in files nor in the
  * host's memory, which is not counted on here. */
 static void place_stores(struct run_walk *w)
 {
-    struct store_budget b = {w, w->load->host_memory_bytes};
+    struct run_walk_stores b = {.left = w->load->host_memory_bytes};
     int64_t hidden = w->config->hidden_size, streams = 0;
 
     if (w->tokens > 0) {
-        place_store(&b, w->tokens, hidden, true);
-        place_values(&b, w->tokens, STORES_CALIBRATION);
+        run_walk_store(&b, w->tokens, hidden, true);
+        run_walk_values(w, &b, w->tokens, STORES_CALIBRATION);
         streams += w->tokens;
     }
     if (w->targets) {
-        place_store(&b, w->tokens, hidden, true);
-        place_values(&b, w->tokens, STORES_REFERENCE);
+        run_walk_store(&b, w->tokens, hidden, true);
+        run_walk_values(w, &b, w->tokens, STORES_REFERENCE);
         streams += w->tokens;
     }
     if (w->eval_tokens > 0) {
-        place_store(&b, w->eval_tokens, hidden, true);
-        place_store(&b, w->eval_tokens, hidden, true);
-        place_values(&b, w->eval_tokens, STORES_EVALUATION);
+        run_walk_store(&b, w->eval_tokens, hidden, true);
+        run_walk_store(&b, w->eval_tokens, hidden, true);
+        run_walk_values(w, &b, w->eval_tokens, STORES_EVALUATION);
         streams += 2 * w->eval_tokens;
     }
     if (w->tokens > 0 && recipe_tuner(w->load->recipe) != NULL) {
-        place_store(&b, w->tokens, hidden, true); /* blocks' inputs */
-        place_store(&b, w->tokens, hidden, true); /* the float path */
+        run_walk_store(&b, w->tokens, hidden, true); /* blocks' inputs */
+        run_walk_store(&b, w->tokens, hidden, true); /* the float path */
         streams += w->tokens;
     }
-    w->plan->saved = w->config->num_layers > 1 && w->plan->spilled == 0 ? streams * hidden * FLOAT : 0;
-    w->stores_host = w->plan->in_memory;
+    w->plan->activations = run_larger(w->plan->activations, b.activations);
+    w->plan->in_memory = run_larger(w->plan->in_memory, b.in_memory);
+    w->plan->spilled = run_larger(w->plan->spilled, b.spilled);
+    if (b.spilled == 0 && !shares_values(model_plans(w->model))) {
+        w->plan->saved = streams * hidden * FLOAT;
+        w->plan->saved_evaluation = 2 * w->eval_tokens * hidden * FLOAT;
+    }
+    w->stores_host = b.in_memory;
 }
 
 /* --- before the blocks, and after them */
@@ -228,7 +243,7 @@ static int64_t tensor_stored(const struct run_walk *w, int64_t elements)
     return elements * (int64_t)dtype_rows[model_dtype(w->model)].bytes;
 }
 
-static int64_t head_table(const struct run_walk *w)
+int64_t run_walk_table(const struct run_walk *w)
 {
     return tensor_stored(w, w->config->vocab_size * w->config->hidden_size);
 }
@@ -239,8 +254,8 @@ static void walk_embedding(struct run_walk *w)
 
     if (w->tokens > 0 || w->eval_tokens > 0) {
         int64_t positions = c->arch->positions != NULL ? c->max_position * c->hidden_size * FLOAT : 0;
-        run_walk_note(w, STAGE_LOADING, head_table(w) + positions, 0);
-        w->plan->work[PHASE_LOAD] += (double)head_table(w);
+        run_walk_note(w, STAGE_LOADING, run_walk_table(w) + positions, 0);
+        w->plan->work[PHASE_LOAD] += (double)run_walk_table(w);
     }
 }
 
@@ -253,12 +268,47 @@ static void walk_head(struct run_walk *w)
     }
     int64_t rows = memory_plan_logits(c, w->device->host_memory);
     rows = rows < w->eval_tokens ? rows : w->eval_tokens;
-    int64_t bytes = head_table(w) + 2 * rows * (c->hidden_size + c->vocab_size) * FLOAT;
+    int64_t bytes = run_walk_table(w) + 2 * rows * (c->hidden_size + c->vocab_size) * FLOAT;
     run_walk_note(w, STAGE_EVALUATING, bytes, 0);
     run_walk_scratch(w, STAGE_EVALUATING, bytes,
                      model_dtype(w->model) != DTYPE_F32 ? gpu_scratch_linear(w->threads, c->hidden_size) : 0);
-    w->plan->work[PHASE_LOAD] += (double)head_table(w);
+    w->plan->work[PHASE_LOAD] += (double)run_walk_table(w);
     w->plan->work[PHASE_EVALUATE] += 4 * (double)w->eval_tokens * (double)c->vocab_size * (double)c->hidden_size;
+}
+
+/* Passes that a continuation of so many tokens takes, which depends on what the models say: guesses of the text's own
+ * continuation fix more than one token in a pass, those of the float model's for the quantized one more (generate.c).
+ */
+#define FLOAT_PASSES 0.75
+#define QUANTIZED_PASSES 0.5
+
+/* Continuations of both models, next to the evaluation set's stores. */
+static void walk_generation(struct run_walk *w)
+{
+    const struct run_load *load = w->load;
+    const struct model_config *c = w->config;
+    int64_t prompts = load->prompts < load->eval_sequences ? load->prompts : load->eval_sequences, batch_rows;
+    int64_t prompt = load->prompt_tokens < load->eval_length ? load->prompt_tokens : load->eval_length;
+    int64_t length = prompt + load->generated, rows = memory_plan_logits(c, w->device->host_memory);
+    double passes = (FLOAT_PASSES + QUANTIZED_PASSES) * (double)load->generated;
+    double *work = w->plan->work;
+
+    if (prompts == 0 || w->eval_tokens == 0) {
+        return;
+    }
+    w->always += run_walk_batches(w, prompts, length, w->rounds || w->rounds_late, &batch_rows);
+    rows = rows < load->generated ? rows : load->generated;
+    int64_t logits = rows * (c->hidden_size + c->vocab_size) * FLOAT;
+    run_walk_note(w, STAGE_EVALUATING, run_walk_table(w) + logits, rows * c->vocab_size * FLOAT);
+    work[PHASE_LOAD] += 2 * passes * (double)run_walk_table(w);
+    work[PHASE_EVALUATE] +=
+        2 * passes * (double)(prompts * load->generated) * (double)c->vocab_size * (double)c->hidden_size;
+    for (int64_t layer = 0; layer < c->num_layers; layer++) {
+        double experts, modules = run_walk_stored(w, layer, &experts);
+        (void)run_walk_passed(w, layer, false); /* which cannot fail */
+        work[PHASE_LOAD] += passes * (modules + experts);
+        work[PHASE_EVALUATE] += passes * run_walk_forward(w, layer, prompts * length, length, false);
+    }
 }
 
 /* Each thread has a module's codes and the tensor that is made of them. */
@@ -341,6 +391,12 @@ int run_plan_make(const struct run_load *load, const struct model *model, const 
                                                                               : memory_plan_experts(model, device),
                          .plan = &plan};
 
+    run_walk_widths(&w);
+    TRY(run_walk_pass(&w));
+    if (recipe_measures(load->recipe)) {
+        *out = plan;
+        return 0;
+    }
     w.targets = !bare && walk_has_targets(&w);
     if (!bare) {
         walk_inputs(&w);
@@ -350,11 +406,22 @@ int run_plan_make(const struct run_load *load, const struct model *model, const 
     walk_embedding(&w);
     TRY(walk_layers(&w));
     walk_head(&w);
+    walk_generation(&w);
     walk_packing(&w, artifact_bytes);
     plan.codes /= w.config->num_layers;
-    plan.work[PHASE_CHECKPOINT] += (double)plan.saved * (double)w.config->num_layers;
+    plan.work[PHASE_CHECKPOINT] += (double)plan.saved * (double)(w.config->num_layers - 1);
+    plan.work[PHASE_CHECKPOINT] += (double)plan.saved_evaluation;
     *out = plan;
     return 0;
+}
+
+void run_plan_disk(const struct run_plan *plan, int64_t layers, struct disk_plan *disk)
+{
+    int64_t before = layers > 1 ? plan->saved : 0;
+
+    disk->activations = plan->spilled + (layers > 2 ? 2 : 1) * before;
+    disk->ending = plan->spilled + before + plan->saved_evaluation;
+    disk->kept = plan->saved_evaluation;
 }
 
 struct run_memory run_plan_peak(const struct run_plan *plan)

@@ -30,54 +30,12 @@ static int64_t module_elements(const struct plan_module *module)
     return module->rows * module->cols;
 }
 
-/* What block_load has, without experts; *largest: the largest stored tensor. */
-static int64_t layer_weights(const struct plan *plan, int64_t stored, int64_t *largest)
-{
-    int64_t elements = 0;
-
-    *largest = 0;
-    for (int i = 0; i < plan->module_count; i++) {
-        const struct plan_module *m = &plan->modules[i];
-        if (m->expert < 0) {
-            elements += module_elements(m) + (m->bias ? m->rows : 0);
-            *largest = layer_larger(*largest, module_elements(m) * stored);
-        }
-    }
-    for (int i = 0; i < plan->norm_count; i++) {
-        elements += plan->norms[i].size * (plan->norms[i].bias ? 2 : 1);
-    }
-    for (int i = 0; i < plan->parameter_count; i++) {
-        int64_t count = 1;
-        for (int axis = 0; axis < plan->parameters[i].rank; axis++) {
-            count *= plan->parameters[i].shape[axis];
-        }
-        elements += count;
-    }
-    return elements * FLOAT;
-}
-
-static int64_t expert_elements(const struct plan_experts *experts)
-{
-    int64_t elements = 0;
-
-    for (int i = 0; i < experts->plan->module_count; i++) {
-        elements += module_elements(&experts->plan->modules[i]);
-    }
-    return elements;
-}
-
-/* Weights of the experts of one turn. */
-static int64_t turn_bytes(const struct run_walk *w, const struct plan_experts *experts)
-{
-    return experts != NULL ? memory_plan_turn(experts, w->expert_bytes) * expert_elements(experts) * FLOAT : 0;
-}
-
 static int64_t layer_turn(const struct layer_walk *l)
 {
     int64_t bytes = 0;
 
     for (int s = 0; s < l->plan->step_count; s++) {
-        bytes = layer_larger(bytes, turn_bytes(l->w, l->plan->steps[s].experts));
+        bytes = layer_larger(bytes, run_walk_turn(l->w, l->plan->steps[s].experts));
     }
     return bytes;
 }
@@ -92,6 +50,7 @@ struct group_walk {
     int64_t experts; /* bytes of loaded experts */
     double times;    /* groups like this one: one for each expert */
     bool aimed;
+    bool all; /* an expert sees all tokens */
 };
 
 static int64_t group_tokens(const struct layer_walk *l, const struct plan_group *group)
@@ -124,8 +83,8 @@ static int64_t sampled_inputs(const struct run_walk *w)
     return w->tokens < INPUT_SAMPLE_ROWS ? w->tokens : INPUT_SAMPLE_ROWS;
 }
 
-/* As group_needs and stats_init have it; false: none of its modules is solved. */
-static bool group_statistics(const struct layer_walk *l, struct group_walk *g)
+/* As group_needs and stats_init have it, for one candidate; false: none of its modules is solved. */
+static bool group_statistics_of(const struct layer_walk *l, struct group_walk *g)
 {
     const struct run_walk *w = l->w;
     const struct plan_group *group = g->group;
@@ -147,13 +106,28 @@ static bool group_statistics(const struct layer_walk *l, struct group_walk *g)
         sample = searches_range(&scheme) ? layer_larger(sample, sampled_inputs(w) * columns) : sample;
         bool starved = group->expert >= 0 && !experts.all && g->tokens < experts.min_tokens;
         g->pooled = starved ? columns * columns * FLOAT : g->pooled;
+        g->all = group->expert >= 0 && experts.all;
         g->aimed = g->aimed ||
                    (w->targets && group->expert < 0 && recipe_stage_has_targets(solver, w->tokens, group->columns));
     }
     if (g->aimed) {
         target = columns * (group->residual >= 0 ? l->plan->modules[group->residual].rows : columns);
     }
-    g->stats = any && w->tokens > 0 ? (columns * columns + ranges + sample + target) * FLOAT : 0;
+    int64_t bytes = any && w->tokens > 0 ? (columns * columns + ranges + sample + target) * FLOAT : 0;
+    g->stats = layer_larger(g->stats, bytes);
+    return any;
+}
+
+/* Of a pass those that its candidates need together. */
+static bool group_statistics(struct layer_walk *l, struct group_walk *g)
+{
+    const struct sensitivity_candidates *candidates = l->w->candidates;
+    bool any = candidates == NULL && group_statistics_of(l, g);
+
+    for (int c = 0; candidates != NULL && c < candidates->count; c++) {
+        l->w->trial = &candidates->list[c].solver;
+        any = group_statistics_of(l, g) || any;
+    }
     return any;
 }
 
@@ -214,10 +188,56 @@ static int group_solve_walk(struct layer_walk *l, const struct group_walk *g)
         w->plan->work[PHASE_MEASURE] +=
             g->times * ((w->tokens > 0 ? 4 * product : 0) + 40 * (double)module_elements(m));
     }
+    if (w->trial != NULL) { /* all results stay while each is measured, and copies of the streams are made */
+        peak = layer_larger(peak, left + layer_larger(measured, w->batch_rows * w->config->hidden_size * FLOAT));
+        results = 0;
+    }
     run_walk_note(w, STAGE_QUANTIZING, live + peak, host);
     run_walk_scratch(w, STAGE_QUANTIZING, live + layer_larger(left, measured), judged);
     w->outputs += group->expert < 0 ? results : 0;
     return 0;
+}
+
+static int group_try_walk(struct layer_walk *l, const struct group_walk *g)
+{
+    const struct sensitivity_candidates *candidates = l->w->candidates;
+
+    if (candidates == NULL) {
+        return group_solve_walk(l, g);
+    }
+    for (int c = 0; c < candidates->count; c++) {
+        l->w->trial = &candidates->list[c].solver;
+        TRY(group_solve_walk(l, g));
+    }
+    return 0;
+}
+
+/* What an expert computes of its rows, before the group's input. */
+static double group_inner_flops(const struct layer_walk *l, const struct group_walk *g, int64_t rows)
+{
+    const struct plan *inner = plan_of_group(l->plan, g->group);
+    plan_set steps = 0, used = 0;
+
+    if (g->group->expert < 0 ||
+        !plan_steps(inner, PLAN_BIT(0) | plan_taken(inner), PLAN_BIT(g->group->input), &steps, &used)) {
+        return 0;
+    }
+    return plan_flops(inner, steps, rows, 1);
+}
+
+/* Of an expert group's statistics, those of its own tokens and those of all: where they are asked for, and where an
+ * expert has too few. Experts that read the same rows share the latter. */
+static double group_gather_flops(const struct layer_walk *l, const struct group_walk *g)
+{
+    double columns = (double)g->group->columns, all = (double)l->w->tokens * columns * (columns + 1);
+    double own = (double)g->tokens * columns * (columns + 1) + group_inner_flops(l, g, g->tokens);
+    bool shared = g->all && g->group->input == 0 && !l->plan->steps[g->group->step].experts->scale_input;
+
+    if (shared) {
+        return all;
+    }
+    all += group_inner_flops(l, g, l->w->tokens);
+    return g->times * ((g->all ? 0 : own) + (g->all || g->pooled > 0 ? all : 0));
 }
 
 static void group_calibrate_walk(struct layer_walk *l, const struct group_walk *g)
@@ -234,7 +254,7 @@ static void group_calibrate_walk(struct layer_walk *l, const struct group_walk *
             g->aimed ? 2 * tokens * columns *
                            (g->group->residual >= 0 ? (double)l->plan->modules[g->group->residual].rows : columns)
                      : 0;
-        w->plan->work[PHASE_STATISTICS] += g->times * (tokens * columns * (columns + 1) + target);
+        w->plan->work[PHASE_STATISTICS] += group_gather_flops(l, g) + g->times * target;
     }
 }
 
@@ -261,14 +281,14 @@ static int layer_solve_groups(struct layer_walk *l)
         const struct plan_experts *e = plan->groups[g].expert >= 0 ? plan->steps[plan->groups[g].step].experts : NULL;
         struct group_walk walk = {.group = &plan->groups[g],
                                   .tokens = group_tokens(l, &plan->groups[g]),
-                                  .experts = turn_bytes(l->w, e),
+                                  .experts = run_walk_turn(l->w, e),
                                   .times = e != NULL ? (double)e->count : 1};
         if (plan->groups[g].expert > 0) {
             continue; /* like the first */
         }
         bool solved = group_statistics(l, &walk);
         group_calibrate_walk(l, &walk);
-        TRY(solved ? group_solve_walk(l, &walk) : 0);
+        TRY(solved ? group_try_walk(l, &walk) : 0);
         group_keep_floats(l, g);
     }
     return 0;
@@ -348,7 +368,7 @@ static void layer_rewrite(struct layer_walk *l)
         const struct plan_experts *e = plan->groups[g].expert >= 0 ? plan->steps[plan->groups[g].step].experts : NULL;
         const struct group_walk walk = {.group = &plan->groups[g],
                                         .tokens = group_tokens(l, &plan->groups[g]),
-                                        .experts = turn_bytes(l->w, e),
+                                        .experts = run_walk_turn(l->w, e),
                                         .times = e != NULL ? (double)e->count : 1};
         if (plan->groups[g].expert <= 0) {
             rewrite_group_walk(l, &walk);
@@ -382,20 +402,17 @@ static void layer_analyse(const struct layer_walk *l)
     w->plan->work[PHASE_MEASURE] += cost.operations;
 }
 
-static void layer_work(struct layer_walk *l, int64_t stored)
+static void layer_work(struct layer_walk *l)
 {
     const struct run_walk *w = l->w;
-    double elements = 0, passes = 1 + (w->tokens > 0 && recipe_rewrites(w->load->recipe) ? 1 : 0);
+    bool last = l->layer + 1 == w->config->num_layers;
+    double experts, passes = 1 + (w->tokens > 0 && recipe_rewrites(w->load->recipe) ? 1 : 0);
+    double modules = run_walk_stored(w, l->layer, &experts);
 
-    for (int i = 0; i < l->plan->module_count; i++) {
-        bool expert = l->plan->modules[i].expert >= 0;
-        elements +=
-            (expert ? passes + (w->eval_tokens > 0 ? 2 : 0) : 1) * (double)module_elements(&l->plan->modules[i]);
-    }
-    w->plan->work[PHASE_LOAD] += elements * (double)stored;
+    w->plan->work[PHASE_LOAD] += modules + (passes + (w->eval_tokens > 0 ? 2 : 0)) * experts;
     if (w->tokens > 0) {
         w->plan->work[PHASE_FORWARD] +=
-            (w->targets ? 2 : 1) * plan_flops(l->plan, ~(plan_set)0, w->tokens, w->load->length);
+            (w->targets ? 2 : 1) * run_walk_forward(w, l->layer, w->tokens, w->load->length, last);
     }
     if (w->eval_tokens > 0) {
         w->plan->work[PHASE_EVALUATE] += 2 * plan_flops(l->plan, ~(plan_set)0, w->eval_tokens, w->load->eval_length);
@@ -442,11 +459,11 @@ int run_walk_layer(struct run_walk *w, int64_t layer)
     if (plan_is_listed(l.plan)) {
         return layer_listed(w, layer, stored);
     }
-    l.weights = layer_weights(l.plan, stored, &largest);
+    l.weights = run_walk_weights(l.plan, stored, &largest);
     l.piece = largest < PIECE_BYTES ? largest : PIECE_BYTES;
     layer_attention_scratch(&l);
     run_walk_note(w, STAGE_LOADING, l.weights + l.piece, l.piece);
-    layer_work(&l, stored);
+    layer_work(&l);
     layer_analyse(&l);
     layer_rewrite(&l);
     TRY(layer_solve_groups(&l));
@@ -459,4 +476,18 @@ int run_walk_layer(struct run_walk *w, int64_t layer)
     }
     w->plan->work[PHASE_CHECKPOINT] += (double)w->outputs;
     return 0;
+}
+
+int run_walk_passed(struct run_walk *w, int64_t layer, bool tried)
+{
+    int64_t stored = (int64_t)dtype_rows[model_dtype(w->model)].bytes, largest;
+    struct layer_walk l = {.w = w, .layer = layer, .plan = plans_layer(model_plans(w->model), layer)};
+
+    w->outputs = 0;
+    l.weights = run_walk_weights(l.plan, stored, &largest);
+    l.piece = largest < PIECE_BYTES ? largest : PIECE_BYTES;
+    layer_attention_scratch(&l);
+    run_walk_note(w, STAGE_LOADING, l.weights + l.piece, l.piece);
+    run_walk_note(w, STAGE_EVALUATING, l.weights + layer_turn(&l), 0);
+    return tried ? layer_solve_groups(&l) : 0;
 }

@@ -2,6 +2,7 @@
 /* What run_plan.c and run_plan_block.c share. */
 
 #include "pipeline/run_plan.h"
+#include "pipeline/stores.h"
 
 struct run_walk {
     const struct run_load *load;
@@ -20,6 +21,8 @@ struct run_walk {
     int64_t outputs;          /* results of the open block in the host's memory */
     bool targets;             /* there is a float path */
     bool rounds, rounds_late; /* some inputs are rounded while calibrating; while evaluating alone */
+    const struct sensitivity_candidates *candidates; /* that a pass tries on each group; NULL: modules are solved */
+    const struct recipe_stage *trial;                /* the one of them that is looked at */
     struct run_plan *plan;
 };
 
@@ -32,5 +35,35 @@ void run_walk_scratch(struct run_walk *w, enum run_stage stage, int64_t device, 
 const struct recipe_stage *run_walk_solver(const struct run_walk *w, int64_t layer, int module, struct qscheme *scheme);
 /* What learning on a block of that plan takes next to it, with its work added; 0: nothing learns. */
 int64_t run_walk_tuning(struct run_walk *w, const struct plan *plan);
+/* Room for activations in the host's memory, as stores take it one after the other. */
+struct run_walk_stores {
+    int64_t left;                            /* bytes of memory */
+    int64_t activations, in_memory, spilled; /* as run_plan has them */
+};
+/* A store of so many columns; stream: a residual stream, which is read and written at the same time. */
+void run_walk_store(struct run_walk_stores *stores, int64_t tokens, int64_t columns, bool stream);
+/* All that a use keeps within blocks and between them, but for its streams. */
+void run_walk_values(const struct run_walk *w, struct run_walk_stores *stores, int64_t tokens, enum stores_use use);
+/* Of the device, micro-batches of a set; *rows: tokens of one. */
+int64_t run_walk_batches(const struct run_walk *w, int64_t sequences, int64_t length, bool rounds, int64_t *rows);
+/* The embedding or the head as it is stored. */
+int64_t run_walk_table(const struct run_walk *w);
 /* One layer, with its work added to the plan's. */
 int run_walk_layer(struct run_walk *w, int64_t layer);
+/* One layer that sets only pass through: its memory. tried: the candidates of its groups are solved, too; also the
+ * work of that, and of statistics. */
+int run_walk_passed(struct run_walk *w, int64_t layer, bool tried);
+/* Of the device, what block_load has of a layer, without experts; *largest: bytes of the largest tensor as stored.
+ * stored: bytes of a stored element. */
+int64_t run_walk_weights(const struct plan *plan, int64_t stored, int64_t *largest);
+/* Of the device, weights of the experts of one turn; NULL: there are none. */
+int64_t run_walk_turn(const struct run_walk *w, const struct plan_experts *experts);
+/* The plan's width, and whether there are experts. */
+void run_walk_widths(struct run_walk *w);
+/* Products of a layer's forward for so many tokens; ends: nothing reads its output. */
+double run_walk_forward(const struct run_walk *w, int64_t layer, int64_t tokens, int64_t length, bool ends);
+/* Bytes of a layer's modules as they are stored, but for experts; *experts: theirs. */
+double run_walk_stored(const struct run_walk *w, int64_t layer, double *experts);
+/* The pass of a mixture or of the method sensitivity, where the recipe has one; run_plan_pass.c. Of `w` what the
+ * run's sets and its device decide. */
+int run_walk_pass(const struct run_walk *w);

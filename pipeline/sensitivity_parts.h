@@ -55,6 +55,11 @@ extern const struct run_trials sensitivity_trials;
 /* The units and empty rows of a model, and which rows are measured. Deinit also after a failure. */
 int sensitivity_plan(struct run *run, struct sensitivity *s);
 void sensitivity_plan_deinit(struct sensitivity *s);
+/* The block after those whose streams go together, from `first` on. */
+int64_t sensitivity_wave_end(const struct sensitivity *s, int64_t first, int64_t layers);
+/* Of a set of sequences of that length how many H is made of, the first ones, and how many streams are of, the last. */
+void sensitivity_divide(const struct sensitivity_request *request, int64_t sequences, int64_t length,
+                        int64_t *statistics, int64_t *streams);
 /* Units of layer: the first, and their number. */
 int sensitivity_units(const struct sensitivity *s, int64_t layer, int *first);
 /* The unit of a module, or NULL. */

@@ -106,8 +106,7 @@ static int run_wave(struct run *run, int64_t first, int64_t end)
     return wave_measure(run);
 }
 
-/* The blocks from `first` on whose streams go together. */
-static int64_t wave_end(const struct sensitivity *s, int64_t first, int64_t layers)
+int64_t sensitivity_wave_end(const struct sensitivity *s, int64_t first, int64_t layers)
 {
     int64_t end = first + 1;
     int streams = sensitivity_planned(s, first);
@@ -131,16 +130,25 @@ static void count_work(struct sensitivity *s, int64_t layers, int64_t done)
     s->work_total += 1;
 }
 
+void sensitivity_divide(const struct sensitivity_request *request, int64_t sequences, int64_t length,
+                        int64_t *statistics, int64_t *streams)
+{
+    int64_t quarter = sequences / 4 > 0 ? sequences / 4 : 1;
+    int64_t tail = request->kl_tokens / length, head = request->max_tokens / length;
+
+    tail = tail > quarter ? quarter : tail < 1 ? 1 : tail;
+    int64_t left = sequences > tail ? sequences - tail : sequences;
+    *statistics = request->max_tokens == 0 || head > left ? left : head < 1 ? 1 : head;
+    *streams = tail;
+}
+
 /* The head of the set for H and its tail for the streams; of a set with one sequence both are that. */
 static void divide_set(const struct calibration_set *set, const struct sensitivity_request *request,
                        struct calibration_set *head, struct calibration_set *tail)
 {
-    int64_t quarter = set->sequences / 4 > 0 ? set->sequences / 4 : 1;
-    int64_t streams = request->kl_tokens / set->length, statistics = request->max_tokens / set->length;
+    int64_t statistics, streams;
 
-    streams = streams > quarter ? quarter : streams < 1 ? 1 : streams;
-    int64_t left = set->sequences > streams ? set->sequences - streams : set->sequences;
-    statistics = request->max_tokens == 0 || statistics > left ? left : statistics < 1 ? 1 : statistics;
+    sensitivity_divide(request, set->sequences, set->length, &statistics, &streams);
     *head = *tail = *set;
     head->sequences = statistics;
     tail->sequences = streams;
@@ -206,7 +214,7 @@ static int pass_waves(struct run *run, const char *key)
     count_work(s, layers, done);
     for (; done < layers; done = end) {
         struct run wave = *run;
-        end = wave_end(s, done, layers);
+        end = sensitivity_wave_end(s, done, layers);
         wave.pass_done = s->work_done / s->work_total;
         int rc = run_wave(&wave, done, end);
         close_wave(&wave);

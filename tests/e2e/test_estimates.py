@@ -146,6 +146,17 @@ def seconds_follow_from_jobs():
             print("  estimated %.2f s, took %.2f s: ratio %.2f" % (said["seconds"], took, said["seconds"] / took))
             other = dict(body(12), method="aqlm", quantization={"num_codebooks": 1, "nbits_per_codebook": 8})
             equal(estimate(daemon, other)["time"]["basis"], "profile", "a method that has not run")
+            # a wider model has rates of its own
+            checkpoint.write(os.path.join(root, "wide"), checkpoint.config(hidden=512, mlp=1024, layers=2, vocabulary=512))
+            wide = dict(body(12), model=post(daemon, "/v1/models", json={"uri": "file:wide"}))
+            narrow, first = estimate(daemon, body(12))["time"], estimate(daemon, wide)["time"]
+            equal(first["basis"], "jobs", "rates of the narrow model's jobs")
+            took = succeed(daemon, post(daemon, JOBS, json=wide))["progress"]["elapsed_seconds"]
+            wait_until(lambda: estimate(daemon, wide)["time"] != first, "rates of the wide job")
+            print("  a wider model: estimated %.2f s, took %.2f s: ratio %.2f" % (first["seconds"], took, first["seconds"] / took))
+            again = estimate(daemon, body(12))["time"]["phases"]
+            equal([again[name] for name in ("forward", "solve")], [narrow["phases"][name] for name in ("forward", "solve")],
+                  "the narrow model's rates")
             all_records = estimate(daemon, body(0))["sets"]
             equal((all_records["known"], all_records["sequences"] > 1), (False, True), "by the file's size")
 

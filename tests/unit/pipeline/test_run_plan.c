@@ -1,6 +1,7 @@
 /* What is planned from headers alone is what a run takes of the device, for every method, within a tenth. */
 
 #include "pipeline/check.h"
+#include "pipeline/mixture.h"
 #include "pipeline/run_plan.h"
 #include "tests/unit/models/support.h"
 #include "tests/unit/pipeline/pipeline_rig.h"
@@ -13,7 +14,10 @@ static struct run_plan plan_of(struct world *w)
                                   .length = w->calibration.sequences > 0 ? w->calibration.length : 0,
                                   .eval_sequences = w->evaluation.sequences,
                                   .eval_length = w->evaluation.sequences > 0 ? w->evaluation.length : 0,
-                                  .host_memory_bytes = MEMORY};
+                                  .host_memory_bytes = MEMORY,
+                                  .prompts = w->generation.prompts,
+                                  .prompt_tokens = w->generation.prompt_tokens,
+                                  .generated = w->generation.tokens};
     struct run_plan plan;
 
     ck_assert_rc_ok(recipe_bind(&w->recipe, w->model));
@@ -83,6 +87,37 @@ static const char *const configs[] = {
     "\"vocab_size\":2048,\"max_position_embeddings\":64,\"num_local_experts\":8,\"num_experts_per_tok\":2}",
 };
 
+/* Passes that measure: the method, a mixture before its blocks, continuations after them. */
+START_TEST(passes_are_planned)
+{
+    struct world w;
+    int wrong = 0;
+
+    world_open_with(&w, "sensitivity", "{\"group_size\":64,\"kl_tokens\":64}", 2);
+    w.format = format_find("dense");
+    w.evaluation.sequences = 0;
+    wrong += measure(&w, "sensitivity") ? 0 : 1;
+    const struct run_plan plan = plan_of(&w);
+    ck_assert(plan.work[PHASE_EVALUATE] > plan.work[PHASE_FORWARD]); /* streams, one for each row */
+    ck_assert(plan.work[PHASE_SOLVE] > 0 && plan.activations > 0);
+    world_close(&w);
+    world_open_with(&w, "gptq", "{\"group_size\":64,\"mixed_precision\":{\"bits_per_weight\":3.5}}", 2);
+    w.format = format_find("compressed-tensors");
+    ck_assert_rc_ok(recipe_bind(&w.recipe, w.model));
+    ck_assert_rc_ok(mixture_assume(&w.recipe, w.format, w.model));
+    wrong += measure(&w, "mixture") ? 0 : 1;
+    world_close(&w);
+    world_open_with(&w, "rtn", "{\"bits\":4,\"group_size\":64}", 2);
+    const struct run_plan without = plan_of(&w);
+    w.generation = (struct generation){.prompts = 2, .prompt_tokens = 16, .tokens = 8};
+    wrong += measure(&w, "generation") ? 0 : 1;
+    const struct run_plan with = plan_of(&w);
+    ck_assert(with.work[PHASE_LOAD] > 3 * without.work[PHASE_LOAD]); /* passes over all blocks */
+    ck_assert_int_eq(wrong, 0);
+    world_close(&w);
+}
+END_TEST
+
 /* Heads of another width than the residual stream's, norms of queries and keys; experts in turns. */
 START_TEST(other_families_are_planned)
 {
@@ -132,4 +167,4 @@ START_TEST(activations_are_counted)
 }
 END_TEST
 
-UNIT_MAIN("run_plan", every_method_is_planned, other_families_are_planned, activations_are_counted)
+UNIT_MAIN("run_plan", every_method_is_planned, passes_are_planned, other_families_are_planned, activations_are_counted)
