@@ -56,6 +56,11 @@ json_t *recommend_schema(void)
     for (const struct accelerator_row *a = accelerators; a->name != NULL; a++) {
         json_array_append_new(names, json_string(a->name));
     }
+    json_t *titles = json_object();
+    for (const struct goal_row *g = goals; g->name != NULL; g++) {
+        json_object_set_new(titles, g->name, json_string(g->title));
+    }
+    json_object_set_new(json_object_get(properties, "goal"), "x-titles", titles);
     json_object_set_new(
         properties, "accelerator",
         json_pack("{s:O, s:[{s:s, s:o}, {s:s, s:{s:O, s:O, s:O, s:O, s:O}, s:[s, s, s], s:b}]}", "description",

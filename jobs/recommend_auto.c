@@ -2,6 +2,7 @@
  * looks at it. What was asked for, and why it became this, stays in its request as "recommendation". */
 
 #include "base/err.h"
+#include "formats/runtimes.h"
 #include "jobs/recommend.h"
 #include "jobs/recommend_rows.h"
 #include "quantizers/quantizer.h"
@@ -109,6 +110,22 @@ static void check_stated(const json_t *request, struct validation_errors *errors
 
 /* --- the way */
 
+/* Who names targets and no runtime asks for the first target's. A target that cannot be read is refused with the job.
+ */
+static void take_target(const json_t *request, json_t *question)
+{
+    const json_t *targets = json_object_get(json_object_get(request, "output"), "targets");
+    const char *name = json_string_value(json_array_get(targets, 0));
+    struct format_target target;
+
+    if (name == NULL || json_object_get(question, "runtime") != NULL) {
+        return;
+    }
+    if (runtime_target_parse(name, &target) == 0) {
+        json_object_set_new(question, "runtime", json_string(target.runtime->name));
+    }
+}
+
 /* What to ask: the job's recommendation, with its model and whether it has records. NULL with an error. */
 static json_t *auto_question(const json_t *request, struct validation_errors *errors)
 {
@@ -146,6 +163,7 @@ static json_t *auto_question(const json_t *request, struct validation_errors *er
     bool records = stream || json_is_string(json_object_get(calibration, "file_id"));
     json_object_set(question, "model", (json_t *)model);
     json_object_set_new(question, "calibration", json_boolean(records));
+    take_target(request, question);
     return question;
 }
 

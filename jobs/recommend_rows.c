@@ -39,6 +39,11 @@ const struct choice_row choices[] = {
      .job = "{\"method\": \"gptq\", \"quantization\": {\"bits\": 4, \"group_size\": 128}, "
             "\"output\": {\"format\": \"compressed-tensors\"}}",
      .serves = true},
+    {.name = "gptq-mixed",
+     .job = "{\"method\": \"gptq\", \"quantization\": {\"group_size\": 128, \"mixed_precision\": "
+            "{\"bits_per_weight\": 4.75, \"candidates\": [{\"bits\": 4}, {\"bits\": 8}]}}, "
+            "\"output\": {\"format\": \"compressed-tensors\"}}",
+     .serves = true},
     {.name = "awq-int4",
      .job = "{\"method\": \"awq\", \"quantization\": {\"bits\": 4, \"group_size\": 128}, "
             "\"output\": {\"format\": \"awq\"}}",
@@ -76,6 +81,10 @@ const struct choice_row choices[] = {
     {.name = "gguf-q4",
      .job = "{\"method\": \"ggml\", \"quantization\": {\"type\": \"q4_k\"}, \"output\": {\"format\": \"gguf\"}}",
      .serves = true},
+    {.name = "gguf-mixed",
+     .job = "{\"method\": \"ggml\", \"quantization\": {\"mixed_precision\": {\"bits_per_weight\": 5}}, "
+            "\"output\": {\"format\": \"gguf\"}}",
+     .serves = true},
     {.name = "gguf-q8",
      .job = "{\"method\": \"ggml\", \"quantization\": {\"type\": \"q8_0\"}, \"output\": {\"format\": \"gguf\"}}",
      .serves = true},
@@ -96,8 +105,11 @@ const struct goal_row goals[] = {
     {"larger_model",
      "Run a larger model on one machine",
      {{"gptq-int4", "Four bits take a quarter of the memory, and GPTQ makes up for what rounding loses."},
+      {"gptq-mixed", "Where four bits lose too much: eight for the linears that lose the most, as measured before."},
       {"awq-int4", "Four bits with the columns that matter most scaled up; needs fewer calibration records."},
       {"gguf-q4", "Four bits for llama.cpp, which can leave a part of the model on the processor."},
+      {"gguf-mixed",
+       "Five bits in the mean for llama.cpp: each linear gets the type that measurements say it can bear."},
       {"nf4", "Four bits without calibration, for transformers."},
       {"rtn-int8", "Half of the memory at nearly no loss, where that is enough."}},
      "Memory decides here: compare the total with what the device has, keys and values included."},
@@ -105,7 +117,9 @@ const struct goal_row goals[] = {
      "The fewest bits for each weight",
      {{"aqlm-2bit", "Two codebooks of 8 bits for 8 weights: about two bits, far better than a grid of four values."},
       {"gguf-q4", "Where llama.cpp runs it: blocks of 32 weights, each with a scale and a minimum of its own."},
-      {"gptq-int4", "At four bits a grid is good enough, and kernels are everywhere."}},
+      {"gptq-int4", "At four bits a grid is good enough, and kernels are everywhere."},
+      {"gptq-mixed", "Between four and five bits: eight for the linears that measurements say need them."},
+      {"gguf-mixed", "The same for llama.cpp: each linear gets the type that measurements say it can bear."}},
      "Below three bits, tables of learned values (codebooks) lose far less than evenly spaced ones (grids). Few "
      "runtimes have kernels for them: look at that first."},
     {"stable_int8",

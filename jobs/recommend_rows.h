@@ -29,7 +29,7 @@ struct choice_row {
 extern const struct choice_row choices[];
 const struct choice_row *choice_find(const char *name);
 
-#define GOAL_CHOICES_MAX 6
+#define GOAL_CHOICES_MAX 8
 struct goal_row {
     const char *name, *title;
     struct {

@@ -6,7 +6,6 @@ import {control, faults, readable} from "../lib/fields.js";
 import {fixed} from "../lib/format.js";
 
 const NUMBERS = "numbers";
-const GOALS = {larger_model: "Run a larger model on one machine", lowest_bits: "The fewest bits for each weight", stable_int8: "INT8 without surprises", throughput: "Serve more requests", low_risk: "A rollout with little risk", adapter_training: "Train adapters on a frozen model"};
 /* Of the numbers of an accelerator: name, label, factor from what is typed. */
 const FIGURES = [["memory_bytes", "Memory in GB", 1e9], ["bandwidth_bytes_per_second", "Memory bandwidth in GB/s", 1e9], ["bf16_tflops", "TFLOPS in BF16", 1], ["int8_tflops", "TOPS in INT8", 1], ["fp8_tflops", "TFLOPS in FP8", 1]];
 
@@ -32,7 +31,7 @@ export function recommend({schema, model, records, onUse, signal}) {
   const {properties} = schema;
   const option = (value, label) => el("option", {value}, label);
   const names = properties.accelerator.anyOf.find((one) => one.enum).enum;
-  const goal = control("/goal", "Goal", {description: "What the artifact is for."}, {choices: el("select", {}, ...properties.goal.enum.map((one) => option(one, GOALS[one] ?? one)))});
+  const goal = control("/goal", "Goal", {description: "What the artifact is for."}, {choices: el("select", {}, ...properties.goal.enum.map((one) => option(one, properties.goal["x-titles"]?.[one] ?? one)))});
   const accelerator = control("/accelerator", "Accelerator", {description: "That serves the artifact."}, {choices: el("select", {}, ...names.map((one) => option(one, one)), option(NUMBERS, "Another one, by its numbers …")), onChange: () => draw()});
   const runtime = control("/runtime", "Runtime", properties.runtime);
   const load = [["batch", "Requests at once"], ["prompt_tokens", "Tokens of a prompt"], ["output_tokens", "Tokens of an answer"]].map(([name, label]) => control(`/${name}`, label, properties[name]));

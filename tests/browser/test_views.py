@@ -422,6 +422,31 @@ def two_are_compared():
             equal(page.locator("main b").count(), 0, "elements made of the address")
 
 
+def errors_are_explained():
+    """The report's words about the worst layers, and each suggestion with its change of the request; nothing of a job that measures alone."""
+    with Daemon() as daemon:
+        job = new_job(daemon, RECORDS, method="rtn", quantization={"bits": 3, "group_size": 128})
+        analysis = new_job(daemon, RECORDS, method="kv_analysis", quantization={}, output={})
+        for one in (job, analysis):
+            succeed(daemon, one)
+        report = daemon.get("%s/%s/report" % (JOBS, job))
+        with browser.page(daemon, "#/jobs/" + job) as page:
+            panel = page.get_by_role("region", name="Where the error comes from")
+            panel.wait_for()
+            equal(panel.locator("p").first.inner_text(), report["anatomy"]["summary"])
+            equal(panel.locator("dd").all_inner_texts(), [one["sentence"] for one in report["anatomy"]["worst"]], "sentences of the worst layers")
+            patches = [json.loads(text) for text in panel.locator("ol.suggestions code").all_inner_texts()]
+            true(len(patches) > 0, "suggestions of three bits")
+            equal(patches, [one["patch"] for one in report["suggestions"]], "changes of the request")
+            for one, text in zip(report["suggestions"], panel.locator("ol.suggestions li").all_inner_texts()):
+                true(one["reason"] in text and one["basis"] in text, text)
+            equal(panel.get_by_role("button", name="Copy change").count(), len(patches), "buttons")
+            accessible(page, "a job with its errors")
+        with browser.page(daemon, "#/jobs/" + analysis) as page:
+            shows(page, ".badge", "Succeeded")
+            equal(page.get_by_role("region", name="Where the error comes from").count(), 0, "panels of an analysis")
+
+
 def artifacts_are_fetched_and_deleted():
     """With a key, so that nothing but fetch can have brought the bytes."""
     with Guarded() as daemon:
@@ -549,7 +574,7 @@ def pictures():
                         picture(page, "%s-%s-%d" % (name, theme, width))
 
 
-TESTS = [a_job_is_made_with_the_form, estimates_follow_the_typing, ways_are_recommended, keys_that_only_read, members_without_an_option, two_methods_in_a_row, records_follow_a_broken_connection, two_are_compared, artifacts_are_fetched_and_deleted,
+TESTS = [a_job_is_made_with_the_form, estimates_follow_the_typing, ways_are_recommended, keys_that_only_read, members_without_an_option, two_methods_in_a_row, records_follow_a_broken_connection, two_are_compared, errors_are_explained, artifacts_are_fetched_and_deleted,
          artifacts_are_signed_and_webhooks_listed, keys_are_made_and_revoked, pictures]
 
 if __name__ == "__main__":

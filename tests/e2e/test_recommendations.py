@@ -43,6 +43,7 @@ def goals_and_loads():
             bottlenecks(daemon)
             what_is_left_out(daemon)
             what_runtimes_load(daemon)
+            mixtures_are_ways(daemon)
             jobs_can_be_submitted(daemon)
             refusals(daemon)
             equal((daemon.get("/v1/models")["data"], daemon.get(JOBS)["data"]), ([], []), "nothing is stored")
@@ -117,6 +118,24 @@ def jobs_can_be_submitted(daemon):
             near(said["output"]["artifact_bytes"], row["weights_bytes"], row["name"])
 
 
+def mixtures_are_ways(daemon):
+    """Widths chosen by measurement: types of llama.cpp, four and eight bits for what vLLM runs."""
+    found = ask(daemon, goal="lowest_bits", runtime="llama.cpp")
+    equal(names(found), ["gguf-q4", "gguf-mixed"])
+    rows = {row["name"]: row for row in found["choices"]}
+    true(4.9 < rows["gguf-mixed"]["bits_per_weight"] <= 5 and rows["gguf-mixed"]["weights_bytes"] > rows["gguf-q4"]["weights_bytes"],
+         repr(rows["gguf-mixed"]))
+    equal(rows["gguf-mixed"]["job"]["calibration"], {"stream": True}, "it is measured on records")
+    found = ask(daemon, goal="larger_model", runtime="vllm")
+    rows = {row["name"]: row for row in found["choices"]}
+    true(rows["gptq-int4"]["weights_bytes"] < rows["gptq-mixed"]["weights_bytes"] < rows["rtn-int8"]["weights_bytes"], repr(rows["gptq-mixed"]))
+    found = ask(daemon, goal="lowest_bits", runtime="llama.cpp", calibration=False)
+    equal({row["name"]: row["reason"] for row in found["left_out"]}["gguf-mixed"], "It needs calibration records.")
+    goals = daemon.get("/openapi.json")["components"]["schemas"]["RecommendationRequest"]["properties"]["goal"]
+    equal(sorted(goals["x-titles"]), sorted(goals["enum"]), "titles of goals")
+    equal(goals["x-titles"]["lowest_bits"], found["title"])
+
+
 def refusals(daemon):
     for body, param in (({"goal": "speed"}, "/goal"), ({"accelerator": "h1000"}, "/accelerator"), ({"batch": 0}, "/batch"),
                         ({"accelerator": {"memory_bytes": 1e9}}, "/accelerator/bandwidth_bytes_per_second"),
@@ -157,6 +176,7 @@ def methods_are_chosen():
     with tempfile.TemporaryDirectory() as root:
         checkpoint.write_zeros(os.path.join(root, "8b"), SHAPE)
         checkpoint.write(os.path.join(root, "small"), SMALL)
+        checkpoint.write(os.path.join(root, "wider"), checkpoint.config(hidden=256, mlp=512))  # super-blocks have 256 weights
         with Daemon("--model-root", root, *NO_MODULES) as daemon:
             for goal, first in FIRST.items():
                 found = estimated(daemon, auto(goal, uri="file:8b"))
@@ -166,6 +186,7 @@ def methods_are_chosen():
                       {"goal": goal, "reason": way["reason"], "caution": way["caution"], "accelerator": "h200", "runtime": "any", "batch": 1})
                 near(found["output"]["artifact_bytes"], way["weights_bytes"], goal)
             stated_members_win(daemon)
+            targets_decide(daemon)
             jobs_of_what_was_chosen(daemon)
             nothing_to_choose(daemon)
 
@@ -182,6 +203,20 @@ def stated_members_win(daemon):
     tight = {"memory_bytes": 7e9, "bandwidth_bytes_per_second": 5e11, "bf16_tflops": 50}
     found = estimated(daemon, auto("low_risk", tight, uri="file:8b"))
     equal(found["recommendation"]["choice"], "gptq-int4", "the first that fits")
+
+
+def targets_decide(daemon):
+    """Without a runtime, the first target's; a way that a target does not load is no way."""
+    found = estimated(daemon, auto("larger_model", uri="file:wider", output={"targets": ["llama.cpp"]}))
+    equal((found["recommendation"]["choice"], found["recommendation"]["runtime"], found["output"]["format"]), ("gguf-q4", "llama.cpp", "gguf"))
+    found = estimated(daemon, auto("larger_model", output={"targets": ["vllm", "transformers"]}))
+    equal((found["recommendation"]["choice"], found["recommendation"]["runtime"]), ("gptq-int4", "vllm"))
+    refused(daemon, auto("larger_model", output={"targets": ["lama.cpp"]}), 422, ("/recommendation", "lama.cpp"))
+    way = ask(daemon, goal="larger_model", runtime="llama.cpp", model={"uri": "file:wider"})["choices"][1]
+    equal((way["name"], way["fits"]), ("gguf-mixed", True))
+    file = post(daemon, "/v1/files?purpose=calibration", body=ids_records(8, 64, 256), headers={"Content-Type": NDJSON})
+    done = succeed(daemon, post(daemon, JOBS, json=dict(way["job"], calibration={"file_id": file, "num_samples": 8, "sequence_length": 64})))
+    true(4.5 < done["result"]["bits_per_weight"] <= 5, "a way is a job as it is: %r" % done["result"])
 
 
 def jobs_of_what_was_chosen(daemon):
@@ -228,7 +263,7 @@ def nothing_to_choose(daemon):
     small = {"memory_bytes": 1e9, "bandwidth_bytes_per_second": 5e11, "bf16_tflops": 50}
     refused(daemon, auto("stable_int8", small, uri="file:8b", asked={"runtime": "vllm"}), 422, ("/recommendation/accelerator", "rtn-int8: weights of"),
             ("/recommendation", "smoothquant-int8: The accelerator has no arithmetic in INT8"), ("/recommendation", "gguf-q8: vllm"))
-    equal(len(daemon.get(JOBS)["data"]), 3, "refused jobs are not stored")
+    equal(len(daemon.get(JOBS)["data"]), 4, "refused jobs are not stored")
 
 
 main([goals_and_loads, methods_are_chosen])
