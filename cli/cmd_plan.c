@@ -94,7 +94,8 @@ static void print_disk(const json_t *disk)
         double files = json_number_value(json_object_get(disk, "spilled_bytes")) +
                        json_number_value(json_object_get(disk, "saved_bytes"));
         char kept[PRINT_SIZE];
-        safe_printf(stdout, "disk          %s at the peak (finished blocks %s, artifact %s, activations %s); %s are free\n",
+        safe_printf(stdout,
+                    "disk          %s at the peak (finished blocks %s, artifact %s, activations %s); %s are free\n",
                     plan_bytes(disk, "needed_bytes", need), plan_bytes(disk, "blocks_bytes", blocks),
                     plan_bytes(disk, "artifact_bytes", artifact), print_bytes(files, kept),
                     plan_bytes(disk, "free_bytes", left));
