@@ -112,7 +112,7 @@ static void check_stated(const json_t *request, struct validation_errors *errors
 
 /* Who names targets and no runtime asks for the first target's. A target that cannot be read is refused with the job.
  */
-static void take_target(const json_t *request, json_t *question)
+static void auto_take_target(const json_t *request, json_t *question)
 {
     const json_t *targets = json_object_get(json_object_get(request, "output"), "targets");
     const char *name = json_string_value(json_array_get(targets, 0));
@@ -163,7 +163,7 @@ static json_t *auto_question(const json_t *request, struct validation_errors *er
     bool records = stream || json_is_string(json_object_get(calibration, "file_id"));
     json_object_set(question, "model", (json_t *)model);
     json_object_set_new(question, "calibration", json_boolean(records));
-    take_target(request, question);
+    auto_take_target(request, question);
     return question;
 }
 

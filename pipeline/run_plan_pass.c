@@ -109,7 +109,7 @@ static void pass_frame(struct pass_walk *p)
     run_walk_note(w, STAGE_EVALUATING, run_walk_table(w) + 2 * rows * (c->hidden_size + c->vocab_size) * FLOAT, 0);
 }
 
-static int pass_waves(struct pass_walk *p)
+static int pass_walk_waves(struct pass_walk *p)
 {
     int64_t layers = p->w.config->num_layers;
 
@@ -148,7 +148,7 @@ int run_walk_pass(const struct run_walk *w)
     p.w.candidates = request.candidates;
     p.w.expert_bytes = memory_plan_experts(w->model, w->device);
     int rc = sensitivity_plan(&run, &s);
-    rc = rc == 0 ? pass_waves(&p) : rc;
+    rc = rc == 0 ? pass_walk_waves(&p) : rc;
     sensitivity_plan_deinit(&s);
     return rc != 0 ? err_pass(rc, "plan a pass") : 0;
 }

@@ -15,7 +15,7 @@ struct distribution {
     struct gpu_distribution *rows;
 };
 
-/* record: the largest ratio to a median so far, which this row's is no less than then. */
+/* record: the largest ratio to a median so far, below which this row's does not fall. */
 static void distribution_row(const struct distribution *job, int64_t row, double record)
 {
     struct distribution_sums sums = {.square = {0}, .max_to_median = record};
