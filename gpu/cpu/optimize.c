@@ -58,9 +58,15 @@ static void adamw_tile(void *ctx, int64_t task)
 int cpu_adamw(struct gpu_stream *stream, const struct tensor *p, const struct tensor *m, const struct tensor *v,
               const struct tensor *g, const struct gpu_adamw *spec)
 {
-    struct adamw job = {stream->device->kernels, p->data, m->data, v->data, g->data, tensor_count(p),
-                        adamw_factors_of(spec)};
+    struct adamw job = {.kernels = stream->device->kernels,
+                        .p = p->data,
+                        .m = m->data,
+                        .v = v->data,
+                        .g = g->data,
+                        .count = tensor_count(p)};
 
+    job.factors =
+        adamw_factors_of(spec->lr, spec->beta1, spec->beta2, spec->eps, spec->decay, spec->factor, spec->step);
     stream_run(stream, tiles_of(job.count, FLAT_TILE), adamw_tile, &job);
     return 0;
 }

@@ -47,6 +47,22 @@ int body_scale(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_tiles(struct ops_rig *rig, int variant, struct ops_output *out);
 
+/* --- ops_grad.c: the backward pass */
+int body_linear_grad(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_column_sums(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_norm_grad(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_attention_grad(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_activate_grad(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_soft_cap_grad(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_add_columns(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_quantize_input_grad(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_row_dots(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_route_grad(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_loss_grad(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_fake_round(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_fake_levels(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_optimizers(struct ops_rig *rig, int variant, struct ops_output *out);
+
 /* --- ops_target.c */
 int body_combine(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_cross(struct ops_rig *rig, int variant, struct ops_output *out);
