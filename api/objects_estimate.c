@@ -155,6 +155,8 @@ static const struct schema_row recommendation_rows[] = {
     LIST(choices, schema_choice, HELP("The best first.")),
     LIST(left_out, schema_left_out),
     MEMBER(speed_note, STRING, NULLABLE, HELP("That none of them will make it much faster.")),
+    MEMBER(fit_note, STRING, NULLABLE,
+           HELP("That none of them fits into the accelerator's memory, and what would do.")),
     END};
 const struct schema schema_recommendation = {
     .name = "Recommendation", .help = "How to quantize a model for a goal.", .rows = recommendation_rows};

@@ -151,7 +151,7 @@ static int print_phases(const json_t *memory, const json_t *time)
     return table_print(table, stdout);
 }
 
-static void print_problems(const json_t *estimate)
+static void print_warnings(const json_t *estimate)
 {
     const json_t *item;
     size_t i;
@@ -160,6 +160,14 @@ static void print_problems(const json_t *estimate)
     {
         safe_printf(stdout, "warning       %s\n", print_text(item, "message"));
     }
+}
+
+/* Before all figures: why the job would be refused. */
+static void print_problems(const json_t *estimate)
+{
+    const json_t *item;
+    size_t i;
+
     json_array_foreach(json_object_get(estimate, "problems"), i, item)
     {
         const char *hint = json_get_string(item, "hint");
@@ -184,6 +192,7 @@ static int plan_run(struct cli *cli, const void *given, int count, char **argume
     if (cli->json) {
         print_json(estimate);
     } else {
+        print_problems(estimate);
         if (json_is_object(json_object_get(estimate, "recommendation"))) {
             safe_printf(stdout, "method        %s\n", print_text(estimate, "method"));
             job_print_choice(json_object_get(estimate, "recommendation"));
@@ -193,7 +202,7 @@ static int plan_run(struct cli *cli, const void *given, int count, char **argume
         print_time_taken(json_object_get(estimate, "time"));
         print_memory(json_object_get(estimate, "memory"));
         print_disk(json_object_get(estimate, "disk"));
-        print_problems(estimate);
+        print_warnings(estimate);
         TRY(print_phases(json_object_get(estimate, "memory"), json_object_get(estimate, "time")));
     }
     return json_is_true(json_object_get(estimate, "possible")) ? 0 : status_shown(STATUS_REFUSED);

@@ -110,6 +110,9 @@ static void print_load(const json_t *found)
              json_is_true(json_object_get(plain, "fits")) ? "it fits as it is" : "it does not fit");
     recommend_text("in 16 bits", text);
     recommend_text("bottleneck", print_text(plain, "explanation"));
+    if (json_get_string(found, "fit_note") != NULL) {
+        recommend_text("memory", print_text(found, "fit_note"));
+    }
     if (json_get_string(found, "speed_note") != NULL) {
         recommend_text("speed", print_text(found, "speed_note"));
     }
@@ -247,6 +250,12 @@ static void print_next(const json_t *found, const struct recommend_options *opti
 
     if (way == NULL) {
         safe_printf(stdout, "None of the ways of this goal can be taken.\n");
+        return;
+    }
+    if (options->save == NULL && !json_is_true(json_object_get(way, "fits"))) { /* --goal would be refused */
+        safe_printf(stdout,
+                    "None of the ways fits; to make one all the same: --choice N --save job.json, then quantctl "
+                    "submit --file job.json.\n");
         return;
     }
     safe_printf(stdout, "To make %s (plan in place of submit: to see what that takes):\n", print_text(way, "name"));

@@ -8,6 +8,7 @@
 #include "jobs/recommend_rows.h"
 #include "pipeline/check.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -376,6 +377,37 @@ static json_t *speed_note(const json_t *list)
                                                "saves memory.");
 }
 
+/* Said plainly where nothing fits, with what the smallest way would fit on. */
+static json_t *fit_note(const struct setting *s, const json_t *list)
+{
+    double least = INFINITY;
+    char names[400] = "";
+    size_t i;
+    json_t *choice;
+
+    json_array_foreach(list, i, choice)
+    {
+        if (json_is_true(json_object_get(choice, "fits"))) {
+            return json_null();
+        }
+        least = fmin(least, json_number_value(json_object_get(choice, "total_bytes")));
+    }
+    if (json_array_size(list) == 0) {
+        return json_null();
+    }
+    for (const struct accelerator_row *a = accelerators; a->name != NULL; a++) {
+        size_t used = strlen(names);
+        if (least <= FREE_SHARE * a->device.memory_bytes) {
+            snprintf(names + used, sizeof(names) - used, "%s%s", used > 0 ? ", " : "", a->name);
+        }
+    }
+    return json_sprintf("None of these ways fits: the smallest takes %.3g GB with the keys and values of the requests, "
+                        "and nine tenths of the accelerator's memory are %.3g GB. %s%s; fewer or shorter requests take "
+                        "less, and a runtime can divide a model over several accelerators.",
+                        least / 1e9, FREE_SHARE * s->device.memory_bytes / 1e9,
+                        names[0] != '\0' ? "It fits on " : "It fits on none of the known accelerators", names);
+}
+
 static json_t *recommend(const struct setting *s)
 {
     json_t *list = json_array(), *left_out = json_array();
@@ -383,13 +415,13 @@ static json_t *recommend(const struct setting *s)
     for (int i = 0; i < GOAL_CHOICES_MAX && s->goal->order[i].choice != NULL; i++) {
         add_choice(s, choice_find(s->goal->order[i].choice), s->goal->order[i].reason, list, left_out);
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "object",
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "object",
                      "recommendation", "goal", s->goal->name, "title", s->goal->title, "note", s->goal->note,
                      "accelerator", accelerator_json(s->request, &s->device), "runtime",
                      runtime_choices[s->request->runtime], "batch", (json_int_t)s->load.batch, "prompt_tokens",
                      (json_int_t)s->request->prompt_tokens, "output_tokens", (json_int_t)s->request->output_tokens,
                      "context_tokens", (json_int_t)s->load.context, "float", plain_json(s), "choices", list, "left_out",
-                     left_out, "speed_note", speed_note(list));
+                     left_out, "speed_note", speed_note(list), "fit_note", fit_note(s, list));
 }
 
 static int open_requested(struct service *service, const struct principal *who, const json_t *given, char id[ID_SIZE],

@@ -61,7 +61,7 @@ export function recommend({schema, model, records, onUse, signal}) {
 
   function show(found) {
     said.replaceChildren(el("p", {}, el("strong", {}, `${found.title}. `), found.note), el("p", {}, `In 16 bits the model takes ${gigabytes(found.float.total_bytes)} with the keys and values of the requests, which ${found.float.fits ? "fits" : "does not fit"}. ${found.float.explanation}`),
-      ...(found.speed_note ? [el("p", {class: "warning"}, found.speed_note)] : []), ...(found.choices.length === 0 ? [el("p", {class: "fault"}, "None of the ways of this goal can be taken; the reasons are below.")] : []));
+      ...(found.fit_note ? [el("p", {class: "fault"}, found.fit_note)] : []), ...(found.speed_note ? [el("p", {class: "warning"}, found.speed_note)] : []), ...(found.choices.length === 0 ? [el("p", {class: "fault"}, "None of the ways of this goal can be taken; the reasons are below.")] : []));
     ways.replaceChildren(...found.choices.map((choice, at) => way(choice, at + 1, (chosen) => onUse(chosen))));
     left.replaceChildren(...(found.left_out.length === 0 ? [] : [el("h3", {}, "Left out"), el("ul", {class: "problems"}, ...found.left_out.map((one) => el("li", {}, `${one.name}: ${one.reason}`)))]));
   }

@@ -93,6 +93,9 @@ def what_is_left_out(daemon):
     fits = [row["fits"] for row in tight["choices"]]
     equal(fits, sorted(fits, reverse=True), "what fits comes first")
     equal((tight["float"]["fits"], tight["choices"][0]["fits"], tight["choices"][-1]["name"]), (False, True, "rtn-int8"))
+    equal(tight["fit_note"], None)
+    small = ask(daemon, goal="larger_model", accelerator={"memory_bytes": 2e9, "bandwidth_bytes_per_second": 5e11, "bf16_tflops": 50})
+    true("None of these ways fits" in small["fit_note"] and "It fits on a100-40gb, " in small["fit_note"], small["fit_note"])
 
 
 def what_runtimes_load(daemon):
@@ -122,6 +125,7 @@ def mixtures_are_ways(daemon):
     """Widths chosen by measurement: types of llama.cpp, four and eight bits for what vLLM runs."""
     found = ask(daemon, goal="lowest_bits", runtime="llama.cpp")
     equal(names(found), ["gguf-q4", "gguf-mixed"])
+    equal(names(ask(daemon, goal="lowest_bits")), ["aqlm-2bit", "gptq-int4", "gguf-q4", "gptq-mixed", "gguf-mixed"])
     rows = {row["name"]: row for row in found["choices"]}
     true(4.9 < rows["gguf-mixed"]["bits_per_weight"] <= 5 and rows["gguf-mixed"]["weights_bytes"] > rows["gguf-q4"]["weights_bytes"],
          repr(rows["gguf-mixed"]))
