@@ -32,6 +32,11 @@ static void print_output(const json_t *estimate)
     if (!json_is_object(output)) {
         return;
     }
+    if (!json_is_number(json_object_get(output, "artifact_bytes"))) {
+        safe_printf(stdout, "artifact      none: the model, %s, is only measured\n",
+                    plan_bytes(output, "source_bytes", source));
+        return;
+    }
     safe_printf(stdout, "artifact      %s: %s of %s (%s times smaller), %s bits per quantized weight\n",
                 print_text(output, "format"), plan_bytes(output, "artifact_bytes", made),
                 plan_bytes(output, "source_bytes", source), print_number(output, "compression_ratio", 3, ratio),
@@ -46,10 +51,15 @@ static void print_sets(const json_t *sets)
     if (json_integer_value(json_object_get(sets, "sequences")) == 0) {
         return;
     }
-    safe_printf(stdout, "calibration   %s%s sequences of %s tokens, and %s more for evaluation\n",
-                known ? "" : "about ", print_value(json_object_get(sets, "sequences"), sequences),
-                print_value(json_object_get(sets, "sequence_length"), length),
-                print_value(json_object_get(sets, "evaluation_sequences"), evaluation));
+    /* num_samples: a file may have fewer */
+    safe_printf(stdout, "calibration   %s %s sequences of %s tokens", known ? "up to" : "about",
+                print_value(json_object_get(sets, "sequences"), sequences),
+                print_value(json_object_get(sets, "sequence_length"), length));
+    if (json_integer_value(json_object_get(sets, "evaluation_sequences")) > 0) {
+        safe_printf(stdout, ", and %s more for evaluation",
+                    print_value(json_object_get(sets, "evaluation_sequences"), evaluation));
+    }
+    safe_printf(stdout, known ? "; with fewer records all figures are smaller\n" : "\n");
 }
 
 static void print_time_taken(const json_t *time)
