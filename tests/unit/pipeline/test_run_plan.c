@@ -57,6 +57,8 @@ static const struct {
     {"aqlm", "{\"num_codebooks\":1,\"nbits_per_codebook\":6,\"max_epochs\":1}", "aqlm"},
     {"ggml", "{\"type\":\"q4_0\"}", "gguf"},
     {"kv_analysis", "{}", "compressed-tensors"},
+    {"autoround", "{\"bits\":4,\"group_size\":64,\"iters\":1}", "compressed-tensors"},
+    {"qat", "{\"bits\":4,\"group_size\":64,\"epochs\":1}", "compressed-tensors"},
 };
 
 START_TEST(every_method_is_planned)
@@ -121,7 +123,7 @@ END_TEST
 /* Heads of another width than the residual stream's, norms of queries and keys; experts in turns. */
 START_TEST(other_families_are_planned)
 {
-    const int some[] = {0, 3, 5, 6, 9};
+    const int some[] = {0, 3, 5, 6, 9, 15};
     int wrong = 0;
 
     for (size_t family = 0; family < sizeof(configs) / sizeof(configs[0]); family++) {
