@@ -1,5 +1,5 @@
-/* The report's part about learned blocks. Losses are mean squares of a block's error against the float model's, before
- * the first step, at the step that was kept and after the last. */
+/* The report's part about learned blocks. Losses are means over tokens of a block's squared error relative to the float
+ * model's output, before the first step, at the step that was kept and after the last. */
 
 #include "jobs/tuning.h"
 

@@ -15,6 +15,7 @@
 #define CHECKED 32 /* sequences */
 #define SCALE_REACH 0.5
 #define MARGIN 0.25
+#define MOMENTUM 0.9 /* without it half of all signs are noise */
 
 enum autoround_start { START_GPTQ, START_RTN };
 enum autoround_recipe { RECIPE_LIGHT, RECIPE_DEFAULT, RECIPE_BEST };
@@ -85,6 +86,7 @@ static struct learn_plan autoround_plan(const void *values, int64_t sequences)
         .checks = CHECKS,
         .checked = CHECKED,
         .sign = true,
+        .beta1 = MOMENTUM,
         .rate = {[LEARN_LATENTS] = params->lr > 0 ? params->lr : 1.0 / (double)(params->iters + 1),
                  [LEARN_SCALES] = params->scale_lr},
         .margin = params->start == START_RTN ? LEARN_MARGIN_MAX : MARGIN,
@@ -128,7 +130,7 @@ static const struct params_row autoround_rows[] = {
     QUANT_ROW(PARAMS_NUMBER, autoround_params, lr, "0", .min = 0, .max = 10, .aliases = lr_names,
               .help = "What a step moves weights by, in units of their scale, at first; it falls linearly to 0. 0: "
                       "1 / iters."),
-    QUANT_ROW(PARAMS_NUMBER, autoround_params, scale_lr, "0.0005", .min = 0, .max = 1, .aliases = scale_lr_names,
+    QUANT_ROW(PARAMS_NUMBER, autoround_params, scale_lr, "0.001", .min = 0, .max = 1, .aliases = scale_lr_names,
               .help = "The same of scales, as a share of each; 0: they stay."),
     {.name = NULL},
 };

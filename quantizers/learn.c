@@ -27,6 +27,9 @@ struct learn_state {
     struct block_grads grads;
     struct tensor scratch; /* F32: as the largest linear */
     struct tensor target;  /* F32 [batch * length, hidden] */
+    struct tensor none;    /* the same, zeros */
+    struct tensor weights; /* F32 [batch * length] */
+    float *host_weights;
     int64_t *order;        /* sequences: first those of measured losses that are held out */
     int64_t held, learned; /* how many of each */
     double *losses;        /* [steps]: of single steps, NAN: not made */
@@ -85,6 +88,30 @@ static int learn_open(const struct learn_state *s, const int64_t *sequences, int
     return block_tape_forward(c->block, c->tape);
 }
 
+/* The sum over tokens of |y - t|^2 / (|t|^2 / columns): what reads the residual stream normalizes it, so that a token
+ * whose values are large is not worth more than another. target: overwritten. */
+static int learn_loss(const struct learn_state *s, const struct tensor *out, const struct tensor *target, double factor,
+                      const struct tensor *gradient, double *lost)
+{
+    const struct tune_context *c = s->context;
+    const struct gpu_ops *ops = c->gpu->ops;
+    int64_t rows = target->shape[0];
+    const struct tensor none = tensor_rows(&s->none, 0, rows);
+    struct tensor weights = s->weights;
+
+    weights.shape[0] = rows;
+    TRY(ops->row_dot(c->stream, &weights, target, target));
+    TRY(ops->download(c->stream, s->host_weights, weights.data, tensor_bytes(&weights)));
+    for (int64_t i = 0; i < rows; i++) {
+        s->host_weights[i] = 1.0f / sqrtf(s->host_weights[i] / (float)target->shape[1] + 1e-12f);
+    }
+    TRY(gpu_tensor_upload(c->gpu, c->stream, &weights, s->host_weights));
+    TRY(ops->combine(c->stream, target, 1, out, -1, target));
+    TRY(ops->scale(c->stream, target, &weights, NULL));
+    TRY(ops->mse_grad(c->stream, gradient, target, &none, factor, lost));
+    return gradient != NULL ? ops->scale(c->stream, gradient, &weights, NULL) : 0;
+}
+
 /* The sum of squares of sequences' errors; with gradients of their mean over `total` sequences where backward. */
 static int learn_pass(const struct learn_state *s, const int64_t *sequences, int64_t count, bool backward, double *sum)
 {
@@ -100,7 +127,7 @@ static int learn_pass(const struct learn_state *s, const int64_t *sequences, int
         TRY(learn_open(s, sequences + first, part, &target));
         const struct tensor out = block_tape_value(c->tape, plan->output);
         const struct tensor gradient = block_tape_gradient(c->tape, plan->output);
-        TRY(c->gpu->ops->mse_grad(c->stream, backward ? &gradient : NULL, &out, &target, factor, &lost));
+        TRY(learn_loss(s, &out, &target, factor, backward ? &gradient : NULL, &lost));
         TRY(backward ? block_tape_backward(c->block, c->tape, &s->grads, 0) : 0);
         *sum += lost;
     }
@@ -344,7 +371,11 @@ static int state_init(const struct tune_context *context, const struct learn_pla
     s->learned = context->sequences - s->held;
     TRY(learn_add_linears(s));
     TRY(learn_add_floats(s));
+    const int64_t tokens = context->batch * context->length;
+    TRY(mem_buffer(&s->host_weights, (size_t)tokens));
     TRY(gpu_tensor_uninitialized(context->gpu, DTYPE_F32, 1, &largest, &s->scratch));
+    TRY(gpu_tensor_uninitialized(context->gpu, DTYPE_F32, 1, &tokens, &s->weights));
+    TRY(gpu_tensor_new(context->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, learn_hidden(context)}, &s->none));
     return gpu_tensor_uninitialized(context->gpu, DTYPE_F32, 2,
                                     (const int64_t[]){context->batch * context->length, learn_hidden(context)},
                                     &s->target);
@@ -362,6 +393,9 @@ static void state_deinit(struct learn_state *s)
     }
     gpu_tensor_free(gpu, &s->scratch);
     gpu_tensor_free(gpu, &s->target);
+    gpu_tensor_free(gpu, &s->none);
+    gpu_tensor_free(gpu, &s->weights);
+    free(s->host_weights);
     free(s->linears);
     free(s->vectors);
     free(s->grads.modules);
@@ -424,24 +458,6 @@ static void learn_curve(const struct learn_state *s, double started)
     curve->done = true;
 }
 
-/* What a small set has: at most half of it is held out, and a batch is at most what is left. */
-static struct learn_plan learn_fit(const struct learn_plan *asked, int64_t sequences, struct tune_curve *curve)
-{
-    struct learn_plan plan = *asked;
-
-    plan.held_out = plan.held_out && sequences > 1;
-    int64_t most = plan.held_out ? sequences / 2 : sequences;
-    plan.checked = plan.checked < most ? plan.checked : most;
-    int64_t left = plan.held_out ? sequences - plan.checked : sequences;
-    if (plan.batch > left) {
-        plan.batch = left;
-        snprintf(curve->note, sizeof(curve->note), "batches have %lld sequences: the calibration set has no more",
-                 (long long)left);
-    }
-    plan.checks = plan.checks < plan.steps ? plan.checks : plan.steps;
-    return plan;
-}
-
 int learn_block(const struct tune_context *context, const struct learn_plan *asked)
 {
     const struct learn_plan plan = learn_fit(asked, context->sequences, context->curve);
@@ -459,19 +475,4 @@ int learn_block(const struct tune_context *context, const struct learn_plan *ask
     }
     state_deinit(&state);
     return rc;
-}
-
-/* The gradient, the latent, the best codes, and where they are needed moments and where it began. */
-void learn_cost(const struct learn_plan *plan, int64_t sequences, struct tune_cost *out)
-{
-    bool latents = plan->rate[LEARN_LATENTS] > 0;
-    double checked = (double)(plan->checked < sequences ? plan->checked : sequences);
-
-    *out = (struct tune_cost){
-        .state = (int64_t)sizeof(float) *
-                     (2 + (latents && !plan->sign ? 2 : 0) + (latents && isfinite(plan->reach) ? 1 : 0)) +
-                 1,
-        .learned = (double)plan->steps * (double)(plan->batch < sequences ? plan->batch : sequences),
-        .measured = plan->steps > 0 ? (double)(1 + plan->checks) * checked : 0,
-    };
 }

@@ -18,16 +18,16 @@ enum learn_kind { LEARN_LATENTS, LEARN_SCALES, LEARN_NORMS, LEARN_BIASES, LEARN_
 
 /* How steps are made. */
 struct learn_plan {
-    int64_t steps;    /* 0: the block stays as it was solved */
-    int64_t batch;    /* sequences of a step */
-    int64_t checks;   /* times that the loss is measured, evenly spaced, after the first time */
-    int64_t checked;  /* sequences that it is measured on */
-    bool held_out;    /* which nothing is learned from */
-    int64_t patience; /* measured losses in a row without a new minimum that end it; 0: none do */
-    bool sign;        /* steps of the gradient's sign, else AdamW */
-    double beta1, beta2;
-    bool cosine;  /* rates fall as a cosine, else linearly */
-    double floor; /* to this share of themselves at the end */
+    int64_t steps;       /* 0: the block stays as it was solved */
+    int64_t batch;       /* sequences of a step */
+    int64_t checks;      /* times that the loss is measured, evenly spaced, after the first time */
+    int64_t checked;     /* sequences that it is measured on */
+    bool held_out;       /* which nothing is learned from */
+    int64_t patience;    /* measured losses in a row without a new minimum that end it; 0: none do */
+    bool sign;           /* steps of the sign of the gradient's moving average, else AdamW */
+    double beta1, beta2; /* shares that moving averages keep in a step; with signs beta2 is not used */
+    bool cosine;         /* rates fall as a cosine, else linearly */
+    double floor;        /* to this share of themselves at the end */
     /* Rates, 0: it stays as it is. Of latents in units of a scale, of all else relative to its size. */
     double rate[LEARN_KINDS];
     double margin;      /* of latents from the solver's codes, in the beginning; below 0.5 */
@@ -43,6 +43,9 @@ int learn_block(const struct tune_context *context, const struct learn_plan *pla
 void learn_cost(const struct learn_plan *plan, int64_t sequences, struct tune_cost *out);
 
 /* --- Parts. */
+
+/* The plan as a set of so many sequences has it; the curve's note says what is other than asked. */
+struct learn_plan learn_fit(const struct learn_plan *asked, int64_t sequences, struct tune_curve *curve);
 
 /* A few numbers that are learned, on the host. */
 struct learn_vector {

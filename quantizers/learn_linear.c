@@ -79,7 +79,7 @@ static int grid_init(const struct tune_context *context, const struct learn_plan
     const struct qtensor *q = linear->module->result;
     const struct gpu *gpu = context->gpu;
     const int64_t shape[2] = {q->rows, q->cols};
-    bool learns = plan->rate[LEARN_LATENTS] > 0, moments = learns && !plan->sign;
+    bool learns = plan->rate[LEARN_LATENTS] > 0, first = learns && plan->beta1 > 0, second = learns && !plan->sign;
 
     linear->grid = quant_scheme_grid(&q->scheme);
     linear->grid.group_size = q->cols / q->groups;
@@ -87,8 +87,8 @@ static int grid_init(const struct tune_context *context, const struct learn_plan
     TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, shape, &linear->latent));
     TRY(learns && isfinite(plan->reach) ? gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, shape, &linear->center) : 0);
     TRY(learns ? gpu_tensor_uninitialized(gpu, DTYPE_U8, 2, shape, &linear->codes) : 0);
-    TRY(moments ? gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &linear->m) : 0);
-    TRY(moments ? gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &linear->v) : 0);
+    TRY(first ? gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &linear->m) : 0);
+    TRY(second ? gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &linear->v) : 0);
     if (plan->rate[LEARN_SCALES] > 0) {
         TRY(learn_vector_init(context, LEARN_SCALES, &linear->scale, q->scheme.scale_dtype, false, 0, &linear->scales));
         linear->scales.reach = plan->scale_reach;
@@ -127,6 +127,8 @@ int learn_linear_reset(const struct tune_context *context, const struct learn_pl
     }
     if (linear->m.data != NULL) {
         TRY(ops->fill_zero(context->stream, linear->m.data, tensor_bytes(&linear->m)));
+    }
+    if (linear->v.data != NULL) {
         TRY(ops->fill_zero(context->stream, linear->v.data, tensor_bytes(&linear->v)));
     }
     TRY(linear->scales.count > 0 ? learn_vector_reset(context, &linear->scales) : 0);
@@ -152,10 +154,14 @@ static int latents_step(const struct tune_context *context, const struct learn_p
                                    .factor = 1,
                                    .step = step};
 
-    return plan->sign ? ops->sign_step(context->stream, &linear->latent, gradient,
-                                       linear->center.data != NULL ? &linear->center : NULL, adam.lr, -plan->reach,
-                                       plan->reach)
-                      : ops->adamw(context->stream, &linear->latent, &linear->m, &linear->v, gradient, &adam);
+    if (!plan->sign) {
+        return ops->adamw(context->stream, &linear->latent, &linear->m, &linear->v, gradient, &adam);
+    }
+    if (linear->m.data != NULL) {
+        TRY(ops->combine(context->stream, &linear->m, plan->beta1, &linear->m, 1 - plan->beta1, gradient));
+    }
+    return ops->sign_step(context->stream, &linear->latent, linear->m.data != NULL ? &linear->m : gradient,
+                          linear->center.data != NULL ? &linear->center : NULL, adam.lr, -plan->reach, plan->reach);
 }
 
 static int grid_step(const struct tune_context *context, const struct learn_plan *plan, double share, int64_t step,

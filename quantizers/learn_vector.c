@@ -72,10 +72,10 @@ int learn_vector_reset(const struct tune_context *context, struct learn_vector *
 /* What moves an element by one step, before the rate. */
 static double vector_direction(const struct learn_plan *plan, int64_t step, double gradient, double *m, double *v)
 {
-    if (plan->sign) {
-        return gradient > 0 ? 1 : gradient < 0 ? -1 : 0;
-    }
     *m = plan->beta1 * *m + (1 - plan->beta1) * gradient;
+    if (plan->sign) {
+        return *m > 0 ? 1 : *m < 0 ? -1 : 0;
+    }
     *v = plan->beta2 * *v + (1 - plan->beta2) * gradient * gradient;
     double mean = *m / (1 - pow(plan->beta1, (double)step)), square = *v / (1 - pow(plan->beta2, (double)step));
     return mean / (sqrt(square) + ADAM_EPS);

@@ -10,8 +10,7 @@
 
 #define TUNE_POINTS_MAX 50
 
-/* How the loss fell, for the report: mean squares of a block's error, over the outputs of the sequences that it was
- * measured on. */
+/* How the loss fell, for the report: the mean over tokens of |y - t|^2 / |t|^2, t being what the float block gives. */
 struct tune_point {
     int64_t step;
     double lr, loss;

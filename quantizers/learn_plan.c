@@ -1,0 +1,40 @@
+/* Plans of methods that learn, against the calibration set that there is, and what they cost. */
+
+#include "quantizers/learn.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* What a small set has: at most half of it is held out, and a batch is at most what is left. */
+struct learn_plan learn_fit(const struct learn_plan *asked, int64_t sequences, struct tune_curve *curve)
+{
+    struct learn_plan plan = *asked;
+
+    plan.held_out = plan.held_out && sequences > 1;
+    int64_t most = plan.held_out ? sequences / 2 : sequences;
+    plan.checked = plan.checked < most ? plan.checked : most;
+    int64_t left = plan.held_out ? sequences - plan.checked : sequences;
+    if (plan.batch > left) {
+        plan.batch = left;
+        snprintf(curve->note, sizeof(curve->note), "batches have %lld sequences: the calibration set has no more",
+                 (long long)left);
+    }
+    plan.checks = plan.checks < plan.steps ? plan.checks : plan.steps;
+    return plan;
+}
+
+void learn_cost(const struct learn_plan *plan, int64_t sequences, struct tune_cost *out)
+{
+    bool latents = plan->rate[LEARN_LATENTS] > 0;
+    double checked = (double)(plan->checked < sequences ? plan->checked : sequences);
+    int64_t floats = 2; /* the gradient and the latent; moving averages; where latents began */
+
+    floats += latents && plan->beta1 > 0 ? 1 : 0;
+    floats += latents && !plan->sign ? 1 : 0;
+    floats += latents && isfinite(plan->reach) ? 1 : 0;
+    *out = (struct tune_cost){
+        .state = floats * (int64_t)sizeof(float) + 1, /* and the best code */
+        .learned = (double)plan->steps * (double)(plan->batch < sequences ? plan->batch : sequences),
+        .measured = plan->steps > 0 ? (double)(1 + plan->checks) * checked : 0,
+    };
+}
