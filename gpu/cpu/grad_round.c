@@ -7,7 +7,6 @@
 
 #include <math.h>
 
-#define VECTOR_LEVELS 16 /* more are searched one by one */
 #define CHUNK 256
 
 struct fake {
@@ -102,24 +101,6 @@ int cpu_fake_round_grad(struct gpu_stream *stream, const struct tensor *du, cons
     return 0;
 }
 
-/* The level of each of n weights, and its code where `codes` is not NULL. */
-static void fake_nearest(const struct fake *job, float *to, uint8_t *codes, const float *u, int64_t n)
-{
-    const struct levels_sorted *levels = job->levels;
-
-    if (codes == NULL && levels->count <= VECTOR_LEVELS) {
-        job->kernels->nearest_levels(to, u, n, levels->values, levels->count);
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        int found = levels_nearest(levels->values, levels->count, u[i]);
-        to[i] = levels->values[found];
-        if (codes != NULL) {
-            codes[i] = levels->codes[found];
-        }
-    }
-}
-
 static void fake_levels_row(void *ctx, int64_t row)
 {
     const struct fake *job = ctx;
@@ -130,7 +111,8 @@ static void fake_levels_row(void *ctx, int64_t row)
         for (int64_t first = 0; first < job->group; first += CHUNK) {
             int64_t at = row * job->cols + g * job->group + first;
             int64_t count = job->group - first < CHUNK ? job->group - first : CHUNK;
-            fake_nearest(job, level, job->codes != NULL ? job->codes + at : NULL, job->u + at, count);
+            job->kernels->nearest_levels(level, job->codes != NULL ? job->codes + at : NULL, job->u + at, count,
+                                         job->levels);
             for (int64_t i = 0; job->wq != NULL && i < count; i++) {
                 job->wq[at + i] = scale * level[i];
             }
@@ -151,7 +133,7 @@ static void fake_levels_grad_row(void *ctx, int64_t row)
             int64_t at = row * job->cols + g * job->group + first;
             int64_t count = job->group - first < CHUNK ? job->group - first : CHUNK;
             if (job->dscale != NULL) {
-                fake_nearest(job, level, NULL, job->u + at, count);
+                job->kernels->nearest_levels(level, NULL, job->u + at, count, levels);
                 sum += job->kernels->dot(job->dwq + at, level, count);
             }
             if (job->du != NULL) {

@@ -32,6 +32,7 @@ struct distribution_sums {
 };
 
 struct adamw_factors;
+struct levels_sorted;
 
 struct kernels {
     const char *name; /* "avx512" */
@@ -109,8 +110,8 @@ struct kernels {
     /* du += scale * dwq where no clamp cut, unless NULL; sums: of dwq * (code - zero), and of dwq where a clamp cut. */
     void (*fake_round_grad)(float *du, double sums[2], const float *dwq, const float *u, int64_t n, float scale,
                             float zero, float top);
-    /* to = the level nearest to u, the lower of two at one distance; levels ascend. */
-    void (*nearest_levels)(float *to, const float *u, int64_t n, const float *levels, int count);
+    /* to = the level nearest to u, the lower of two at one distance, codes = its code unless NULL. */
+    void (*nearest_levels)(float *to, uint8_t *codes, const float *u, int64_t n, const struct levels_sorted *levels);
     /* du += scale * dwq where u is in [low, high]. */
     void (*add_between)(float *du, const float *dwq, const float *u, int64_t n, float scale, float low, float high);
     /* p = clamp(p - lr * sign(g), center + low, center + high); center may be NULL. */

@@ -9,7 +9,7 @@
 #define LEVELS_MAX 256
 
 struct levels_sorted {
-    float values[LEVELS_MAX]; /* ascending, each once */
+    float values[LEVELS_MAX]; /* ascending, each once; INFINITY after the last */
     uint8_t codes[LEVELS_MAX];
     int count;
 };
@@ -33,6 +33,10 @@ static inline void levels_sort(struct levels_sorted *sorted, const float *values
         sorted->values[at] = values[code];
         sorted->codes[at] = (uint8_t)code;
         sorted->count++;
+    }
+    for (int i = sorted->count; i < LEVELS_MAX; i++) {
+        sorted->values[i] = INFINITY;
+        sorted->codes[i] = 0;
     }
 }
 

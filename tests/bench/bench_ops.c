@@ -20,8 +20,8 @@ struct bench {
     struct gpu gpu;
     struct gpu_stream *stream;
     int64_t n;
-    double roof; /* GFLOP/s */
-    struct tensor x, w, y, h, u, scale, zero, codes, work;
+    double roof;                                                     /* GFLOP/s */
+    struct tensor x, w, y, h, u, scale, zero, codes, work, grads[3]; /* grads: like x */
     struct gpu_grid grid;
     int32_t *order;
 };
@@ -62,14 +62,36 @@ static void run_linear(struct bench *bench)
     must(bench->gpu.ops->linear(bench->stream, &bench->y, &bench->x, &bench->w, NULL));
 }
 
+static struct gpu_attention attention_of(const struct bench *bench)
+{
+    return (struct gpu_attention){.sequences = 1,
+                                  .length = TOKENS,
+                                  .heads = bench->n / 128,
+                                  .kv_heads = bench->n / 128,
+                                  .head_dim = 128,
+                                  .scale = 0.088f};
+}
+
+static void run_linear_grad(struct bench *bench)
+{
+    must(bench->gpu.ops->linear_grad(bench->stream, &bench->grads[0], &bench->y, &bench->w));
+}
+
+static void run_cross(struct bench *bench)
+{
+    must(bench->gpu.ops->cross(bench->stream, &bench->work, &bench->y, &bench->x));
+}
+
+static void run_attention_grad(struct bench *bench)
+{
+    struct gpu_attention spec = attention_of(bench);
+    must(bench->gpu.ops->attention_grad(bench->stream, &bench->grads[0], &bench->grads[1], &bench->grads[2], NULL,
+                                        &bench->y, &bench->x, &bench->x, &bench->x, &spec));
+}
+
 static void run_attention(struct bench *bench)
 {
-    struct gpu_attention spec = {.sequences = 1,
-                                 .length = TOKENS,
-                                 .heads = bench->n / 128,
-                                 .kv_heads = bench->n / 128,
-                                 .head_dim = 128,
-                                 .scale = 0.088f};
+    struct gpu_attention spec = attention_of(bench);
     must(bench->gpu.ops->attention(bench->stream, &bench->y, &bench->x, &bench->x, &bench->x, &spec));
 }
 
@@ -158,6 +180,9 @@ static void measure(struct bench *bench)
     bench->order = NULL;
     report(bench, "linear F32", best_of(bench, NULL, run_linear), 2 * TOKENS * n * n);
     report(bench, "attention (causal)", best_of(bench, NULL, run_attention), 2.0 * TOKENS * TOKENS * n);
+    report(bench, "gradient of inputs", best_of(bench, NULL, run_linear_grad), 2 * TOKENS * n * n);
+    report(bench, "gradient of weights", best_of(bench, NULL, run_cross), 2 * TOKENS * n * n);
+    report(bench, "gradient of attention", best_of(bench, NULL, run_attention_grad), 5.0 * TOKENS * TOKENS * n);
     report(bench, "gram (triangle)", best_of(bench, NULL, run_gram), TOKENS * n * n);
     must(bench->gpu.ops->symmetrize(bench->stream, &bench->h, 2.0 / TOKENS));
     report(bench, "factor", best_of(bench, NULL, run_factor), 2.0 / 3.0 * n * n * n);
@@ -185,8 +210,9 @@ static void measure(struct bench *bench)
 
 static void bench_size(struct bench *bench, int64_t n)
 {
-    struct tensor *const all[] = {&bench->x,     &bench->w,    &bench->y,     &bench->h,   &bench->u,
-                                  &bench->scale, &bench->zero, &bench->codes, &bench->work};
+    struct tensor *const all[] = {&bench->x,    &bench->w,        &bench->y,        &bench->h,
+                                  &bench->u,    &bench->scale,    &bench->zero,     &bench->codes,
+                                  &bench->work, &bench->grads[0], &bench->grads[1], &bench->grads[2]};
     bench->n = n;
     bench->x = matrix(bench, DTYPE_F32, TOKENS, n);
     bench->w = matrix(bench, DTYPE_F32, n, n);
@@ -197,6 +223,9 @@ static void bench_size(struct bench *bench, int64_t n)
     bench->zero = matrix(bench, DTYPE_F32, n, n / 128);
     bench->codes = matrix(bench, DTYPE_U8, n, n);
     bench->work = matrix(bench, DTYPE_F32, n, n);
+    for (int i = 0; i < 3; i++) {
+        bench->grads[i] = matrix(bench, DTYPE_F32, TOKENS, n);
+    }
     bench->grid = (struct gpu_grid){.bits = 4,
                                     .group_size = 128,
                                     .sym = true,
