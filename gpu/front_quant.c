@@ -152,6 +152,17 @@ int check_descend(const char *op, const struct tensor *codes, const struct tenso
     return spec->passes >= 1 ? 0 : err_raise(ERR_INTERNAL, "%s: %d passes", op, spec->passes);
 }
 
+int check_descend_both(const char *op, const struct tensor *codes, const struct tensor *scale,
+                       const struct tensor *zero, const struct tensor *target, const struct tensor *h,
+                       const struct tensor *o, const struct gpu_grid *grid, const struct gpu_descend *spec,
+                       double *before, double *after)
+{
+    int64_t n = matrix_rows(target);
+
+    TRY(check_descend(op, codes, scale, zero, target, h, grid, spec, before, after));
+    return check_f32(op, "o", o, n, n);
+}
+
 int check_solve(const char *op, const struct tensor *y, const struct tensor *g, const struct tensor *u,
                 const int32_t *order)
 {

@@ -64,6 +64,17 @@ int64_t gpu_scratch_descend(int threads, int64_t rows, int64_t cols, int64_t gro
                       2 * scratch_floats(ROWS * cols) + 2 * scratch_floats(ROWS * group_size));
 }
 
+int64_t gpu_scratch_descend_both(int threads, int64_t rows, int64_t cols, int64_t group_size)
+{
+    enum { TILE = 64, BLOCK = 64 };
+    int64_t weights = scratch_floats(rows * cols), group = scratch_floats(rows * group_size);
+
+    return scratch_of(threads,
+                      2 * weights + 2 * group + scratch_floats(BLOCK * rows) +
+                          scratch_lines(scratch_tiles(rows, TILE), sizeof(double)),
+                      0);
+}
+
 int64_t gpu_scratch_clip(int threads, int64_t group_size)
 {
     enum { ROWS = 32 };

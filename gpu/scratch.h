@@ -14,6 +14,7 @@ int64_t gpu_scratch_factor(int threads, int64_t n);
 /* Of a weight [rows, cols] on a grid of `group_size` columns. */
 int64_t gpu_scratch_sweep(int threads, int64_t rows, int64_t cols, int64_t group_size);
 int64_t gpu_scratch_descend(int threads, int64_t rows, int64_t cols, int64_t group_size);
+int64_t gpu_scratch_descend_both(int threads, int64_t rows, int64_t cols, int64_t group_size);
 int64_t gpu_scratch_clip(int threads, int64_t group_size);
 int64_t gpu_scratch_solve(int threads, int64_t cols);
 int64_t gpu_scratch_output_error(int threads, int64_t rows, int64_t cols);

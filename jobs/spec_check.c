@@ -127,6 +127,36 @@ static void check_tuner(const struct job_spec *spec, const struct model *model, 
     validation_hint(errors, "gptq, which needs none");
 }
 
+/* Output moments: a backward pass of the float model as it is, by operations that the host's cores have. */
+static void check_output_moments(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
+                                 struct validation_errors *errors)
+{
+    static const char at[] = "/quantization/output_moments";
+    const char *reason = "";
+
+    if (recipe_output_tokens(&spec->recipe) == 0) {
+        return;
+    }
+    if (!plans_differentiable(model_plans(model), &reason)) {
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "\"output_moments\" needs gradients, and layers of this %.100s have %s, which has no backward "
+                       "pass here",
+                       model_config(model)->arch->name, reason);
+        validation_hint(errors, "leave it out");
+    } else if (recipe_rewrites(&spec->recipe)) {
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "\"output_moments\" are those of the model as it is; %s changes its weights before they are "
+                       "solved",
+                       spec->recipe.stages[0].quantizer->name);
+        validation_hint(errors, "the method gptq alone");
+    } else if (device != NULL && !device->host_memory) {
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "\"output_moments\" is not offered on %.60s: its descent runs on the host's cores alone",
+                       device->id);
+        validation_hint(errors, "device \"cpu\"");
+    }
+}
+
 /* A static input scale is what the calibration set reached. */
 static void check_inputs(const struct job_spec *spec, const struct format_module *modules, int count,
                          struct validation_errors *errors)
@@ -283,6 +313,7 @@ static int check_recipe(struct job_spec *spec, const struct model *model, const 
     check_generation(spec, model, errors);
     check_cache(spec, model, errors);
     check_tuner(spec, model, errors);
+    check_output_moments(spec, model, device, errors);
     check_shapes(&spec->recipe, model, errors);
     if (errors->count > before) {
         return validation_raise(errors);

@@ -66,6 +66,7 @@ static int vjp_linear(const struct tape_pass *pass, const struct block_step *r, 
         TRY(ops->cross(r->s->stream, &own->weight, out, &input));
     }
     TRY(own->bias.data != NULL ? ops->column_sums(r->s->stream, &own->bias, out) : 0);
+    TRY(own->moments.data != NULL ? ops->gram(r->s->stream, &own->moments, out) : 0);
     if (grads[0].data == NULL) {
         return 0;
     }
@@ -262,7 +263,7 @@ static bool wants_parameters(const struct tape_pass *pass, const struct plan_ste
 {
     if (step->kind == STEP_LINEAR) {
         const struct block_module_grad *own = module_grad(pass, pass->values->first_module + step->module);
-        return own->weight.data != NULL || own->bias.data != NULL;
+        return own->weight.data != NULL || own->bias.data != NULL || own->moments.data != NULL;
     }
     if (step->kind == STEP_NORM) {
         const struct block_norm_grad *own = norm_grad_of(pass, step->norm);

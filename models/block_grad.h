@@ -66,7 +66,9 @@ struct block_grads {
     struct block_module_grad {
         struct tensor weight; /* [out, in]: with a quantized input, of the product with what that became */
         struct tensor bias;   /* [out] */
-    } * modules;              /* [plan->module_count] */
+        struct tensor
+            moments; /* [out, out], upper triangle: sum over tokens of the products of its output's gradients */
+    } * modules;     /* [plan->module_count] */
     struct block_norm_grad {
         struct tensor weight, bias;
     } * norms;            /* [plan->norm_count] */

@@ -11,7 +11,7 @@ bool tape_wants_experts(const struct block_grads *grads, const struct plan_exper
 
     for (int64_t i = 0; grads != NULL && grads->modules != NULL && i < count; i++) {
         const struct block_module_grad *own = &grads->modules[experts->first_module + i];
-        if (own->weight.data != NULL || own->bias.data != NULL) {
+        if (own->weight.data != NULL || own->bias.data != NULL || own->moments.data != NULL) {
             return true;
         }
     }

@@ -175,6 +175,28 @@ static void plan_learning(const struct memory_load *load, const struct plans *pl
     plan->microbatches += memory_plan_tape(plans, plan_larger(tokens / length, 1), length);
 }
 
+/* All experts of a block are there in the pass for output moments. */
+static bool has_moments(const struct memory_load *load)
+{
+    return load->calibrates && recipe_output_tokens(load->recipe) != 0;
+}
+
+/* The pass has the moments of a block where groups are not solved yet, and a tape; later those of one linear are there,
+ * on the device and on the host, with four copies of the largest. */
+static void plan_moments(const struct memory_load *load, const struct plans *plans, const struct sizes *s,
+                         int64_t tokens, struct memory_plan *plan)
+{
+    int64_t length = load->sequence_length > 0 ? load->sequence_length : 1, most = 0;
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        most = plan_larger(most, memory_plan_moments(load->recipe, plans_kind(plans, kind)));
+    }
+    plan->solve += (2 * s->tallest * s->tallest + 4 * s->largest) * (int64_t)sizeof(float);
+    plan->solve = plan_larger(plan->solve, most);
+    plan->microbatches =
+        plan_larger(plan->microbatches, memory_plan_tape(plans, plan_larger(tokens / length, 1), length));
+}
+
 static bool searches_inputs(const struct recipe *recipe, const struct recipe_stage *solver,
                             const struct plan_module *module)
 {
@@ -229,8 +251,8 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
     const struct model_config *c = model_config(model);
     const struct sizes s = model_is_bare(model)
                                ? sizes_listed(load->recipe, model)
-                               : sizes_of(model_plans(model), learns(load)  ? INT64_MAX
-                                                              : tokens == 0 ? 0
+                               : sizes_of(model_plans(model), learns(load) || has_moments(load) ? INT64_MAX
+                                                              : tokens == 0                     ? 0
                                                                             : memory_plan_experts(model, device));
     bool runs = load->calibrates || load->evaluates;
     int64_t batch = plan_larger(tokens, load->longest);
@@ -255,6 +277,9 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
     }
     if (learns(load)) {
         plan_learning(load, model_plans(model), tokens, &plan);
+    }
+    if (has_moments(load)) {
+        plan_moments(load, model_plans(model), &s, tokens, &plan);
     }
     return plan;
 }

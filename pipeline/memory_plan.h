@@ -37,6 +37,10 @@ int64_t memory_plan_experts(const struct model *model, const struct gpu_info *de
  * its float weights, statistics and states; 0: nothing learns. */
 int64_t memory_plan_tape(const struct plans *plans, int64_t sequences, int64_t length);
 int64_t memory_plan_tuned(const struct recipe *recipe, const struct plan *plan, int64_t sequences);
+/* Output moments (moments.h): bytes of those of a layer of that plan, on the device and in its file; how many sequences
+ * of a calibration set their pass takes. */
+int64_t memory_plan_moments(const struct recipe *recipe, const struct plan *plan);
+int64_t memory_plan_moments_sequences(const struct recipe *recipe, int64_t sequences, int64_t length);
 /* How many experts that is, at least one. */
 int64_t memory_plan_turn(const struct plan_experts *experts, int64_t expert_bytes);
 /* Taken at once, when nothing is short. */

@@ -21,6 +21,8 @@
 #include "pipeline/generate.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixture.h"
+#include "pipeline/moments.h"
+#include "pipeline/moments_file.h"
 #include "pipeline/reference.h"
 #include "pipeline/rewrite.h"
 #include "pipeline/run_stores.h"
@@ -231,6 +233,7 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
 {
     int64_t first_block = 0;
     TRY(mixture_measure(run));
+    TRY(moments_pass(run));
     int rc = open_run(run, &first_block);
 
     for (int64_t i = first_block; rc == 0 && i < run->config->num_layers; i++) {
@@ -244,6 +247,9 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
         rc = rc == 0 && run->p->generation.prompts > 0 ? generate_compare(run, &result->generation) : rc;
         run_end_phase(run, PHASE_EVALUATE, 0);
         phase_clock_finish(&run->clock, &run->sender->times);
+    }
+    if (rc == 0) {
+        moments_remove(run);
     }
     return rc;
 }

@@ -418,6 +418,28 @@ bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t col
     return has;
 }
 
+static int64_t more_tokens(const struct recipe_stage *stage, int64_t tokens)
+{
+    int64_t own = stage->quantizer != NULL && stage->quantizer->output_tokens != NULL
+                      ? stage->quantizer->output_tokens(stage->params)
+                      : 0;
+
+    return own < 0 || tokens < 0 ? -1 : own > tokens ? own : tokens;
+}
+
+int64_t recipe_output_tokens(const struct recipe *recipe)
+{
+    int64_t tokens = more_tokens(&recipe->stages[recipe->count - 1], 0);
+
+    for (int i = 0; i < recipe->override_count; i++) {
+        tokens = more_tokens(&recipe->overrides[i].solver, tokens);
+    }
+    for (int i = 0; recipe->mixture != NULL && i < recipe->mixture->candidates.count; i++) {
+        tokens = more_tokens(&recipe->mixture->candidates.list[i].solver, tokens);
+    }
+    return tokens;
+}
+
 bool recipe_needs_calibration(const struct recipe *recipe)
 {
     bool needs = recipe_rewrites(recipe) || recipe->cache.element != DTYPE_F32 || recipe->mixture != NULL ||

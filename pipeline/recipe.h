@@ -140,6 +140,9 @@ bool recipe_rewrites(const struct recipe *recipe);
 bool recipe_stage_has_targets(const struct recipe_stage *stage, int64_t tokens, int64_t columns);
 /* Some solver does. */
 bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t columns);
+/* The most calibration tokens on which some solver wants output moments (quantizer.h, `output_tokens`); -1: all. 0:
+ * none does. */
+int64_t recipe_output_tokens(const struct recipe *recipe);
 /* Some stage or override needs statistics of inputs. */
 bool recipe_needs_calibration(const struct recipe *recipe);
 

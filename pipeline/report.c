@@ -33,6 +33,8 @@ const struct report_column report_columns[] = {
     COLUMN(REPORT_REAL, loss),
     COLUMN(REPORT_REAL, unrefined_loss),
     COLUMN(REPORT_REAL, refined_loss),
+    COLUMN(REPORT_REAL, two_sided_start),
+    COLUMN(REPORT_REAL, two_sided_loss),
     COLUMN(REPORT_TEXT, target),
     COLUMN(REPORT_REAL, mse),
     COLUMN(REPORT_REAL, rounding_mse),
@@ -195,6 +197,8 @@ void report_row_of(const struct report_facts *f, struct report_row *out)
     row.loss = isnan(job->loss) ? NAN : finite_or_null(job->loss, &row);
     row.unrefined_loss = job->refined ? finite_or_null(job->unrefined_loss, &row) : NAN;
     row.refined_loss = job->refined ? finite_or_null(job->refined_loss, &row) : NAN;
+    row.two_sided_start = job->two_sided ? finite_or_null(job->two_sided_start, &row) : NAN;
+    row.two_sided_loss = job->two_sided ? finite_or_null(job->two_sided_loss, &row) : NAN;
     set_errors(&row, f);
     set_anatomy(&row, f);
     set_input(&row, f);

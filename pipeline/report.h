@@ -18,7 +18,7 @@ struct report_row {
     char method[32];
     int64_t bits, group_size; /* -1: one group a row */
     int64_t sym;
-    double bits_per_weight, loss, unrefined_loss, refined_loss;
+    double bits_per_weight, loss, unrefined_loss, refined_loss, two_sided_start, two_sided_loss;
     char target[16]; /* "weight", "float_model" */
     double mse, rounding_mse, clipping_mse, clipped_fraction, relative_mse, sqnr_db, max_abs_error, cosine_similarity;
     double output_relative_mse, error_alignment, weight_absmax;

@@ -403,6 +403,7 @@ int run_plan_make(const struct run_load *load, const struct model *model, const 
         place_stores(&w);
         place_sets(&w);
     }
+    run_walk_moments(&w);
     walk_embedding(&w);
     TRY(walk_layers(&w));
     walk_head(&w);
@@ -419,8 +420,8 @@ void run_plan_disk(const struct run_plan *plan, int64_t layers, struct disk_plan
 {
     int64_t before = layers > 1 ? plan->saved : 0;
 
-    disk->activations = plan->spilled + (layers > 2 ? 2 : 1) * before;
-    disk->ending = plan->spilled + before + plan->saved_evaluation;
+    disk->activations = plan->moments + plan->spilled + (layers > 2 ? 2 : 1) * before;
+    disk->ending = plan->moments + plan->spilled + before + plan->saved_evaluation;
     disk->kept = plan->saved_evaluation;
 }
 

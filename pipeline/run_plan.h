@@ -32,6 +32,7 @@ struct run_plan {
     int64_t spilled;          /* in files, the residual streams twice: as read and as written */
     int64_t saved;            /* copies of the streams that a resume begins with, of those in memory */
     int64_t saved_evaluation; /* of these the evaluation's, which are saved after the last block, too */
+    int64_t moments;          /* files of output moments, and what their pass spills */
     int64_t codes;            /* of a device's own memory: results of a block until they are written */
     double work[PHASE_COUNT]; /* bytes of LOAD, CHECKPOINT and EXPORT; else operations */
     double width;             /* of the linears: the root of outputs by inputs, a mean by their weights; 0: none */

@@ -48,6 +48,8 @@ void run_walk_values(const struct run_walk *w, struct run_walk_stores *stores, i
 int64_t run_walk_batches(const struct run_walk *w, int64_t sequences, int64_t length, bool rounds, int64_t *rows);
 /* The embedding or the head as it is stored. */
 int64_t run_walk_table(const struct run_walk *w);
+/* The pass for output moments, if there is one. */
+void run_walk_moments(struct run_walk *w);
 /* One layer, with its work added to the plan's. */
 int run_walk_layer(struct run_walk *w, int64_t layer);
 /* One layer that sets only pass through: its memory. tried: the candidates of its groups are solved, too; also the

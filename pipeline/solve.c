@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "pipeline/moments_file.h"
 #include "pipeline/report.h"
 #include "pipeline/static_inputs.h"
 #include "pipeline/stored_scales.h"
@@ -377,6 +378,11 @@ static int solve_alike(const struct solve_context *context, const struct layer_s
     return rc;
 }
 
+static int solve_moments(void *data, const struct linear_job *job, double keep, struct tensor *out)
+{
+    return moments_read(data, job, keep, out);
+}
+
 static int solve_all(struct run *run, const struct layer_stats *stats, double share, struct group_jobs *group)
 {
     struct tick_context tick = {run, share};
@@ -388,6 +394,8 @@ static int solve_all(struct run *run, const struct layer_stats *stats, double sh
         .on_device = true,
         .tick = solve_tick,
         .tick_data = &tick,
+        .output_moments = recipe_output_tokens(run->p->recipe) != 0 && run->trial == NULL ? solve_moments : NULL,
+        .output_data = run,
     };
     bool *done = arena_alloc(&group->arena, (size_t)group->count + 1);
 

@@ -52,6 +52,11 @@ static int autoround_solve(const struct solve_context *context, const struct lay
     return 0;
 }
 
+static int64_t autoround_output_tokens(const void *values)
+{
+    return autoround_rounds(values) ? 0 : gptq_output_tokens(autoround_gptq(values));
+}
+
 static bool autoround_targets(const void *values, struct quant_targets *out)
 {
     return !autoround_rounds(values) && gptq_targets(autoround_gptq(values), out);
@@ -146,6 +151,7 @@ const struct quantizer quantizer_autoround = {
             "Minutes where GPTQ takes seconds, with the same storage; needs calibration data.",
     .stats = STATS_HESSIAN,
     .targets = autoround_targets,
+    .output_tokens = autoround_output_tokens,
     .preset = autoround_preset,
     .params = autoround_params,
     .params_size = sizeof(struct autoround_params),

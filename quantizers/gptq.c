@@ -20,7 +20,9 @@
  * Beyond the paper, as `quality` has it: what is rounded is not W but the weight that comes nearest to the float
  * model's output (target.c); scales take the sign that suits their group; after the sweep, scales and codes descend on
  * the loss one at a time (search_refine), which never raises it; and the sweep may run again over the scales that this
- * left. */
+ * left. With `output_moments` a last descent is on tr(O D H D^T), D being target less weight and O the second moments
+ * of the gradients of outputs: the second-order estimate of the model's own loss (Tseng et al. 2025, arXiv 2505.22988;
+ * Kim et al. 2025, arXiv 2505.07004), which lets rows compensate for each other. */
 
 #include "quantizers/gptq.h"
 #include "quantizers/gptq_input.h"
@@ -33,6 +35,8 @@
 #include <stdio.h>
 
 #define SEARCH_NORM 3.0 /* of the search for scales */
+#define OUTPUT_PASSES 8 /* over the weights under output moments O, */
+#define OUTPUT_KEPT 0.7 /* of which so much is kept: O' = kept O + (1 - kept) I */
 /* Rows that the comparison with rounding takes at once, and the tolerance for two equal sums. */
 #define GUARD_ROWS 256
 #define GUARD_SLICES 8
@@ -149,6 +153,28 @@ static int gptq_sweep_again(const struct gptq_input *input, struct linear_job *j
     return 0;
 }
 
+/* Descent on the loss that the gradients of outputs see. They come from some thousand tokens, so that O is shrunk to
+ * the identity, under which rows are independent again. */
+static int gptq_both_sides(const struct gptq_input *input, struct linear_job *job, struct quant_work *work)
+{
+    const struct gptq_params *params = job->params;
+    const struct solve_context *context = input->context;
+    const struct gpu_ops *ops = context->gpu->ops;
+    const struct gpu_descend spec = {.passes = OUTPUT_PASSES, .scales = true};
+    AUTO_TENSOR(o, context->gpu);
+
+    if (!params->output_moments || context->output_moments == NULL) {
+        return 0;
+    }
+    TRY(quant_tick(context));
+    TRY(context->output_moments(context->output_data, job, OUTPUT_KEPT, &o));
+    TRY(ops->descend_both(context->stream, &work->codes, &work->scale, &work->zero, job->weight, &input->stats->hessian,
+                          &o, &work->grid, &spec, &job->two_sided_start, &job->two_sided_loss));
+    job->two_sided = true;
+    TRY(quant_work_dequantize(context, work));
+    return ops->output_error(context->stream, &job->loss, NULL, job->weight, &work->w, &input->stats->hessian);
+}
+
 /* job->weight is the target here. */
 static int gptq_solve_target(const struct gptq_input *input, struct linear_job *job)
 {
@@ -166,8 +192,9 @@ static int gptq_solve_target(const struct gptq_input *input, struct linear_job *
         TRY(quant_tick(context));
         TRY(gptq_sweep_again(input, job, &work));
     }
+    TRY(gptq_both_sides(input, job, &work));
     job->aimed_error = job->loss;
-    if (job->aimed && !job->refined) { /* the sweep's loss counts the damping */
+    if (job->aimed && !job->refined && !job->two_sided) { /* the sweep's loss counts the damping */
         TRY(quant_work_dequantize(context, &work));
         TRY(context->gpu->ops->output_error(context->stream, &job->aimed_error, NULL, job->weight, &work.w,
                                             &input->stats->hessian));
@@ -208,6 +235,15 @@ static int64_t gptq_larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+/* Products over all columns in each pass, and about an eighth of the codes that move, each of which goes to all rows.
+ */
+static double gptq_both_operations(const struct quant_shape *shape)
+{
+    double rows = (double)shape->rows, cols = (double)shape->cols;
+
+    return 2 * rows * cols * (rows + cols) + OUTPUT_PASSES * rows * cols * (2 * cols + 3 * rows);
+}
+
 /* The target, the work on it, and while that is compared with rounding a slice of rows, or another sweep's work. */
 void gptq_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
 {
@@ -219,21 +255,34 @@ void gptq_cost(const void *values, const struct quant_shape *shape, struct quant
     const struct quant_shape guard = {.rows = slice < rows ? slice : rows, .cols = cols};
     int64_t rounding = quant_work_bytes(&guard, group) - guard.rows * cols * (int64_t)sizeof(float);
     int64_t again = params->resweep > 0 && params->common.refine_rounds > 0 ? work : 0;
+    int64_t both = params->output_moments ? rows * rows * (int64_t)sizeof(float) : 0;
     double n = (double)cols, sweep = (double)rows * n * n;
 
     *out = (struct quant_cost){
         .shared = cols * (cols + 1) * (int64_t)sizeof(float),
-        .solving = work + (aimed ? float_bytes : 0) + gptq_larger(rounding, again),
+        .solving = work + (aimed ? float_bytes : 0) + gptq_larger(gptq_larger(rounding, again), both),
+        .host = both,
         .solved = work,
         .scratch = gptq_larger(
             gptq_larger(gpu_scratch_factor(shape->threads, cols), gpu_scratch_sweep(shape->threads, rows, cols, group)),
-            gptq_larger(gptq_larger(gpu_scratch_output_error(shape->threads, rows, cols),
-                                    aimed ? gpu_scratch_solve(shape->threads, cols) : 0),
-                        params->common.refine_rounds > 0 ? gpu_scratch_descend(shape->threads, rows, cols, group) : 0)),
-        .operations = n * n * n / 2 + sweep * (double)(1 + params->resweep) + (aimed ? 3 * sweep : 0) + sweep / 4 +
+            gptq_larger(
+                gptq_larger(gpu_scratch_output_error(shape->threads, rows, cols),
+                            aimed ? gpu_scratch_solve(shape->threads, cols) : 0),
+                gptq_larger(params->common.refine_rounds > 0 ? gpu_scratch_descend(shape->threads, rows, cols, group)
+                                                             : 0,
+                            params->output_moments ? gpu_scratch_descend_both(shape->threads, rows, cols, group) : 0))),
+        .operations = (params->output_moments ? gptq_both_operations(shape) : 0) + n * n * n / 2 +
+                      sweep * (double)(1 + params->resweep) + (aimed ? 3 * sweep : 0) + sweep / 4 +
                       (double)(1 + params->resweep) * search_refine_operations(&params->common, shape) +
                       search_operations(&params->common, shape, search_of(&params->common, SEARCH_IMATRIX)),
     };
+}
+
+int64_t gptq_output_tokens(const void *values)
+{
+    const struct gptq_params *params = values;
+
+    return !params->output_moments ? 0 : params->output_tokens > 0 ? params->output_tokens : -1;
 }
 
 bool gptq_targets(const void *values, struct quant_targets *out)
@@ -362,6 +411,12 @@ const struct params_row gptq_rows[] = {
     QUANT_ROW(PARAMS_INT, gptq_params, resweep, "0", .min = 0, .max = 4,
               .help = "Further sweeps, each over the grid that refinement left and refined again, kept where they lose "
                       "less (with refine_rounds)."),
+    QUANT_ROW(PARAMS_BOOL, gptq_params, output_moments, "false",
+              .help = "Pass the float model's gradients back once before the blocks, with labels drawn from the model, "
+                      "and let codes and scales descend on the loss that they see: outputs that matter more get less "
+                      "error, and rows compensate for each other."),
+    QUANT_ROW(PARAMS_INT, gptq_params, output_tokens, "0", .min = 0, .max = (double)INT32_MAX,
+              .help = "With output_moments: calibration tokens of that pass, from the first; 0 = all."),
     {.name = NULL},
 };
 
@@ -376,6 +431,7 @@ const struct quantizer quantizer_gptq = {
             "usual choice at 4, 3 and 2 bits; needs calibration data.",
     .stats = STATS_HESSIAN,
     .targets = gptq_targets,
+    .output_tokens = gptq_output_tokens,
     .preset = gptq_preset,
     .params = gptq_params,
     .params_size = sizeof(struct gptq_params),

@@ -13,6 +13,8 @@ struct gptq_params {
     bool float_targets;
     double residual_correction;
     int64_t target_tokens, resweep;
+    bool output_moments;
+    int64_t output_tokens;
     int quality; /* enum quality */
 };
 
@@ -23,5 +25,6 @@ int gptq_solve(const struct solve_context *context, const struct layer_stats *st
                int count);
 void gptq_check(const void *params, const char *pointer, struct validation_errors *errors);
 bool gptq_targets(const void *params, struct quant_targets *out);
+int64_t gptq_output_tokens(const void *params);
 const char *gptq_preset(const void *params);
 void gptq_cost(const void *params, const struct quant_shape *shape, struct quant_cost *out);

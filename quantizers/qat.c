@@ -94,6 +94,7 @@ const struct quantizer quantizer_qat = {
             "data.",
     .stats = STATS_HESSIAN,
     .targets = gptq_targets,
+    .output_tokens = gptq_output_tokens,
     .preset = qat_preset,
     .params = qat_params,
     .params_size = sizeof(struct qat_params),

@@ -95,6 +95,7 @@ struct quant_common {
 };
 extern const struct params_row quant_common_rows[];
 
+struct linear_job;
 struct solve_context {
     const struct gpu *gpu;
     struct gpu_stream *stream;
@@ -103,6 +104,11 @@ struct solve_context {
     bool on_device;          /* leave codes of an integer grid where they are: see linear_job */
     int (*tick)(void *data); /* call between columns blocks or linears: nonzero = stop and return it */
     void *tick_data;
+    /* Where the method's output_tokens asks for them: keep O + (1 - keep) I, F32 [N,N], O being the second moments of
+     * the gradients of the model's loss with respect to a linear's outputs, with a mean diagonal of 1. The caller frees
+     * it. NULL: there are none. */
+    int (*output_moments)(void *data, const struct linear_job *job, double keep, struct tensor *out);
+    void *output_data;
 };
 
 /* An input group of a block on its way to easier weights, before any of the block's modules is solved. */
@@ -137,13 +143,15 @@ struct linear_job {
      * which result.codes waits for, its grid F32 [N,K/g], which the result has too, and the weight that they stand
      * for, F32 [N,K]. The caller's to free. */
     struct tensor codes, scale, zero, dequantized;
-    double loss;           /* the method's own objective, NAN if it has none */
-    bool refined;          /* by coordinate descent: */
-    double unrefined_loss; /* what was lost before it */
-    double refined_loss;   /* after it, and before further sweeps; both as `loss`, without damping */
-    bool aimed;            /* at a target of the float model, not at weight */
-    double aimed_error;    /* tr((T - Wq) H (T - Wq)^T) of that target T */
-    double damp_used;      /* 0 when not applicable */
+    double loss;                            /* the method's own objective, NAN if it has none */
+    bool refined;                           /* by coordinate descent: */
+    double unrefined_loss;                  /* what was lost before it */
+    double refined_loss;                    /* after it, and before further sweeps; both as `loss`, without damping */
+    bool two_sided;                         /* by coordinate descent under output moments, after that: */
+    double two_sided_start, two_sided_loss; /* tr(O D H D^T) before and after it */
+    bool aimed;                             /* at a target of the float model, not at weight */
+    double aimed_error;                     /* tr((T - Wq) H (T - Wq)^T) of that target T */
+    double damp_used;                       /* 0 when not applicable */
     double seconds;
     int64_t dead_columns;
     char fallback[96]; /* "" or why it was not done as asked: "rtn: hessian not positive definite" */
@@ -198,6 +206,9 @@ struct quantizer {
     unsigned (*needs)(const void *params); /* optional: those that it needs beyond `stats` under these params */
     /* Optional: whether linears take their targets from the float model under these params, and how. */
     bool (*targets)(const void *params, struct quant_targets *out);
+    /* Optional: on how many calibration tokens moments of the gradients of outputs are to be gathered before blocks are
+     * solved (solve_context.output_moments): 0: not at all; -1: all. */
+    int64_t (*output_tokens)(const void *params);
     /* Optional: a JSON object of what the params' preset sets, for members that the request does not give; NULL when
      * the defaults are it. */
     const char *(*preset)(const void *params);

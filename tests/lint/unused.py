@@ -16,7 +16,6 @@ ALLOWED = {
     "blob_list": "conformance runs over every row",
     "state_list": "conformance runs over every row",
     "chat_new": "tests render templates that no checkpoint has",
-    "head_tape_new": "derivatives of the head, for methods that learn end to end: off this list with the first of them",
 }
 NOISE = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:[^"\\\n]|\\.)*"', re.S)
 FUNCTION = re.compile(r"^(?!static|typedef|#|\s|return|else)[\w \*]*?\b(\w+)\s*\([^;{}]*?\)[^;{}=]*;", re.M)

@@ -6,7 +6,7 @@
 enum { ROWS = 300, COLS = 256, GROUP = 64, TOKENS = 192 };
 
 struct operands {
-    struct tensor w, h, u, codes, scale, zero, y, table, entries;
+    struct tensor w, h, o, u, codes, scale, zero, y, table, entries;
 };
 
 static const struct gpu_grid grid = {
@@ -32,6 +32,14 @@ static int run_descend(struct rig *rig, struct operands *o)
     const struct gpu_descend spec = {.passes = 1, .scales = true};
     double before, after;
     return rig->ops->descend(rig->stream, &o->codes, &o->scale, &o->zero, &o->w, &o->h, &grid, &spec, &before, &after);
+}
+
+static int run_descend_both(struct rig *rig, struct operands *o)
+{
+    const struct gpu_descend spec = {.passes = 1, .scales = true};
+    double before, after;
+    return rig->ops->descend_both(rig->stream, &o->codes, &o->scale, &o->zero, &o->w, &o->h, &o->o, &grid, &spec,
+                                  &before, &after);
 }
 
 static int run_clip(struct rig *rig, struct operands *o)
@@ -90,6 +98,11 @@ static int64_t descend_bytes(int threads)
     return gpu_scratch_descend(threads, ROWS, COLS, GROUP);
 }
 
+static int64_t descend_both_bytes(int threads)
+{
+    return gpu_scratch_descend_both(threads, ROWS, COLS, GROUP);
+}
+
 static int64_t clip_bytes(int threads)
 {
     return gpu_scratch_clip(threads, GROUP);
@@ -133,6 +146,7 @@ static const struct {
     {"factor", run_factor, factor_bytes},
     {"sweep", run_sweep, sweep_bytes},
     {"descend", run_descend, descend_bytes},
+    {"descend_both", run_descend_both, descend_both_bytes},
     {"clip", run_clip, clip_bytes},
     {"solve", run_solve, solve_bytes},
     {"output_error", run_output_error, output_error_bytes},
@@ -149,6 +163,7 @@ static void check_operation(size_t i, int threads)
     rig_open(&rig, threads);
     struct operands o = {.w = rig_random(&rig, ROWS, COLS, 1),
                          .h = rig_tensor(&rig, DTYPE_F32, COLS, COLS),
+                         .o = rig_tensor(&rig, DTYPE_F32, ROWS, ROWS),
                          .u = rig_tensor(&rig, DTYPE_F32, COLS, COLS),
                          .codes = rig_tensor(&rig, DTYPE_U8, ROWS, COLS),
                          .scale = rig_random(&rig, ROWS, COLS / GROUP, 2),
@@ -156,7 +171,7 @@ static void check_operation(size_t i, int threads)
                          .y = rig_random(&rig, ROWS, COLS, 3),
                          .table = rig_random(&rig, ROWS, 16, 4),
                          .entries = rig_tensor(&rig, DTYPE_U16, ROWS, 2 * COLS / 8)};
-    struct tensor *const all[] = {&o.w, &o.h, &o.u, &o.codes, &o.scale, &o.zero, &o.y, &o.table, &o.entries};
+    struct tensor *const all[] = {&o.w, &o.h, &o.o, &o.u, &o.codes, &o.scale, &o.zero, &o.y, &o.table, &o.entries};
 
     for (int64_t k = 0; k < COLS; k++) {
         floats(&o.h)[k * COLS + k] = floats(&o.u)[k * COLS + k] = 1;

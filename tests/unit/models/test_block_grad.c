@@ -276,6 +276,104 @@ START_TEST(test_parts)
 }
 END_TEST
 
+/* --- moments of the gradients of outputs */
+
+enum { SINGLES = 5 };
+
+/* Sequences of one token each, from `first` on, with numbers of their own. */
+static void run_singles(const struct rig *rig, struct block_tape *tape, const struct block_grads *grads, int64_t first,
+                        int64_t count)
+{
+    const struct plan *plan = rig->block.plan;
+
+    ck_assert_rc_ok(block_tape_begin(tape, plan, count, NULL));
+    for (int back = 0; back < 2; back++) {
+        for (int v = 0; v < plan->value_count; v++) {
+            if (((back ? result_values(plan) : plan->inputs) & PLAN_BIT(v)) == 0) {
+                continue;
+            }
+            const struct tensor x = back ? block_tape_gradient(tape, v) : block_tape_value(tape, v);
+            for (int64_t i = 0; i < tensor_count(&x); i++) {
+                uint64_t seed = (uint64_t)(100000 * (2 * v + back) + first * x.shape[1] + i);
+                ((float *)x.data)[i] = support_unit(&seed);
+            }
+        }
+        ck_assert_rc_ok(back ? block_tape_backward(&rig->block, tape, grads, 0)
+                             : block_tape_forward(&rig->block, tape));
+    }
+}
+
+/* Adds a module's bias gradient's products with itself, and zeroes it. */
+static void add_outer(const struct tensor *bias, double *sum)
+{
+    float *d = bias->data;
+    int64_t n = bias->shape[0];
+
+    for (int64_t i = 0; i < n * n; i++) {
+        sum[i] += (double)d[i / n] * (double)d[i % n];
+    }
+    memset(d, 0, (size_t)n * sizeof(*d));
+}
+
+static void check_moments(const struct tensor *moments, const double *want, const char *path)
+{
+    int64_t n = moments->shape[0];
+    double largest = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        largest = fmax(largest, want[i * (n + 1)]);
+    }
+    for (int64_t i = 0; i < n * n; i++) {
+        double found = (double)((const float *)moments->data)[i];
+        ck_assert_msg(i / n > i % n || fabs(found - want[i]) <= 1e-5 * largest + 1e-12, "%s[%lld]: %g, not %g", path,
+                      (long long)i, found, want[i]);
+    }
+}
+
+/* The bias gradient of a single token is that of its output: products of them, summed, are the moments of all. */
+START_TEST(test_moments)
+{
+    struct block_tape *tape;
+    struct rig rig;
+
+    rig_open(&rig, &cases[_i], SEQUENCES, 2, false);
+    const struct plan *plan = rig.block.plan;
+    const struct block_tape_spec spec = {.plans = rig.plans, .sequences = SINGLES, .length = 1};
+    struct block_module_grad *modules = calloc((size_t)plan->module_count, sizeof(*modules));
+    const struct block_grads grads = {.modules = modules};
+    double **want = calloc((size_t)plan->module_count, sizeof(*want));
+    ck_assert_rc_ok(block_tape_new(&spec, &rig.gpu, rig.stream, &tape));
+    for (int i = 0; i < plan->module_count; i++) {
+        int64_t n = plan->modules[i].rows;
+        ck_assert_rc_ok(gpu_tensor_new(&rig.gpu, DTYPE_F32, 2, (const int64_t[]){n, n}, &modules[i].moments));
+        want[i] = calloc((size_t)(n * n), sizeof(double));
+    }
+    run_singles(&rig, tape, &grads, 0, SINGLES);
+    struct tensor *moments = calloc((size_t)plan->module_count, sizeof(*moments));
+    for (int i = 0; i < plan->module_count; i++) {
+        moments[i] = tensor_move(&modules[i].moments);
+        ck_assert_rc_ok(gpu_tensor_new(&rig.gpu, DTYPE_F32, 1, &plan->modules[i].rows, &modules[i].bias));
+    }
+    for (int64_t s = 0; s < SINGLES; s++) {
+        run_singles(&rig, tape, &grads, s, 1);
+        for (int i = 0; i < plan->module_count; i++) {
+            add_outer(&modules[i].bias, want[i]);
+        }
+    }
+    for (int i = 0; i < plan->module_count; i++) {
+        check_moments(&moments[i], want[i], plan->modules[i].path);
+        gpu_tensor_free(&rig.gpu, &moments[i]);
+        gpu_tensor_free(&rig.gpu, &modules[i].bias);
+        free(want[i]);
+    }
+    free(moments);
+    free(want);
+    free(modules);
+    block_tape_free(tape);
+    rig_close(&rig);
+}
+END_TEST
+
 /* --- inputs and caches that are quantized at run time */
 
 /* x becomes what is there, and moves with it where no static range clips it. */
@@ -477,6 +575,7 @@ int main(void)
     tcase_add_loop_test(tcase, test_threads, 0, CASES);
     tcase_add_loop_test(tcase, test_alone, 0, CASES);
     tcase_add_loop_test(tcase, test_parts, 9, 14);
+    tcase_add_loop_test(tcase, test_moments, 0, CASES);
     tcase_add_loop_test(tcase, test_memory, 0, CASES);
     tcase_add_test(tcase, test_quantized);
     tcase_add_test(tcase, test_not_differentiable);
