@@ -173,7 +173,7 @@ double anatomy_mean(const struct anatomy_rows *rows)
 
 int64_t anatomy_next_bits(int64_t bits)
 {
-    return bits == 2 ? 3 : bits == 3 ? 4 : bits == 4 ? 8 : 0;
+    return bits == 2 ? 3 : bits == 3 ? 4 : bits >= 4 && bits < 8 ? 8 : 0;
 }
 
 double anatomy_bits_ratio(int64_t bits, int64_t more)

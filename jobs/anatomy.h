@@ -61,7 +61,7 @@ double anatomy_mean(const struct anatomy_rows *rows);
 size_t anatomy_gather(const struct anatomy_rows *rows, bool kinds, struct anatomy_part *parts);
 /* Whether its solver adjusts codes by second moments of the inputs, which takes tokens. */
 bool anatomy_solves_by_moments(const struct anatomy_row *row);
-/* The width above `bits` that integer grids have; 0: there is none. */
+/* The next width above `bits` of those that all formats of integers carry; 0: there is none. */
 int64_t anatomy_next_bits(int64_t bits);
 /* What is left of the error of rounding at `bits` with `more` of them. */
 double anatomy_bits_ratio(int64_t bits, int64_t more);

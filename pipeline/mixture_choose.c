@@ -326,7 +326,7 @@ int mixture_choose(const struct recipe *recipe, const struct format *format, con
     return 0;
 }
 
-/* Measurements that a pass may make: one for each unit, from which its candidates follow, and those that check them. */
+/* Measurements that a pass may make: two for each unit, from which its other candidates follow. */
 static int measurements(const struct recipe *recipe, const struct format *format, const struct model *model,
                         int64_t *out)
 {
@@ -337,7 +337,7 @@ static int measurements(const struct recipe *recipe, const struct format *format
     for (int i = 0; i < plan.count; i++) {
         units += i == 0 || strcmp(plan.modules[i].unit, plan.modules[i - 1].unit) != 0;
     }
-    int64_t all = units + units / 4 + 1;
+    int64_t all = 2 * units;
     *out = all < MIXTURE_MEASUREMENTS_MAX ? all : MIXTURE_MEASUREMENTS_MAX;
     return 0;
 }

@@ -89,15 +89,18 @@ static void mixture_read_budget(const struct mixture_members *given, const char 
     }
 }
 
-/* Every type of a method that has types in place of widths. New reference, or NULL: it has none. */
-static json_t *mixture_types(const struct quantizer *usual)
+/* Every type of a method, or every width. New reference, or NULL: it lists none. */
+static json_t *mixture_default(const struct quantizer *usual)
 {
-    const struct params_row *row = params_find(usual->params, "type");
-    json_t *list = row != NULL && row->type == PARAMS_ENUM ? json_array() : NULL;
+    const struct params_row *types = params_find(usual->params, "type");
+    const struct params_row *row = types != NULL ? types : params_find(usual->params, "bits");
+    json_t *list = row != NULL && row->choices != NULL ? json_array() : NULL;
 
     for (int i = 0; list != NULL && row->choices[i] != NULL; i++) {
-        if (strcmp(row->choices[i], "auto") != 0) {
-            json_array_append_new(list, json_pack("{s:s}", "type", row->choices[i]));
+        if (row->type != PARAMS_ENUM) {
+            json_array_append_new(list, json_pack("{s:I}", row->name, (json_int_t)strtoll(row->choices[i], NULL, 10)));
+        } else if (strcmp(row->choices[i], "auto") != 0) {
+            json_array_append_new(list, json_pack("{s:s}", row->name, row->choices[i]));
         }
     }
     return list;
@@ -124,8 +127,8 @@ int mixture_parse(const json_t *object, const struct quantizer *usual, const jso
         validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, pointer, "%s quantizes no weights, so there is nothing to mix",
                        usual->name);
     } else {
-        AUTO_JSON json_t *types = made->listed ? NULL : mixture_types(usual);
-        (void)sensitivity_candidates_parse(usual, plain, types != NULL ? types : given.candidates, at, errors,
+        AUTO_JSON json_t *all = made->listed ? NULL : mixture_default(usual);
+        (void)sensitivity_candidates_parse(usual, plain, all != NULL ? all : given.candidates, at, errors,
                                            &made->candidates);
     }
     params_release(mixture_tables, &given);

@@ -11,7 +11,7 @@
 
 #include <math.h>
 
-const char *const quant_bits_choices[] = {"2", "3", "4", "8", NULL};
+const char *const quant_bits_choices[] = {"2", "3", "4", "5", "6", "8", NULL};
 const char *const quant_group_choices[] = {"-1", "32", "64", "128", NULL};
 
 const char *const quant_bits_names[] = {"num_bits", "w_bit", "wbits", "nbits", NULL};

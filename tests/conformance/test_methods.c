@@ -7,7 +7,7 @@
 #define N 20
 #define K 256
 
-static const int all_bits[] = {2, 3, 4, 8};
+static const int all_bits[] = {2, 3, 4, 5, 6, 8};
 static const int all_groups[] = {-1, 32, 64, 128};
 static const enum dtype all_dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
 
@@ -15,11 +15,11 @@ struct setting {
     int bits, group;
     bool sym, search;
 };
-#define SETTINGS 64
+#define SETTINGS 96
 
 static struct setting setting_at(int i)
 {
-    return (struct setting){all_bits[i % 4], all_groups[i / 4 % 4], i / 16 % 2 == 0, i / 32 % 2 == 1};
+    return (struct setting){all_bits[i % 6], all_groups[i / 6 % 4], i / 24 % 2 == 0, i / 48 % 2 == 1};
 }
 
 static bool has_row(const struct quantizer *method, const char *name)
@@ -351,7 +351,7 @@ START_TEST(odd_weights)
     struct layer_stats stats = stats_of(&rig, &x);
 
     make_odd(&w, oddity);
-    for (int i = 0; i < (has_settings(method) ? SETTINGS : 9); i += 3) {
+    for (int i = 0; i < (has_settings(method) ? SETTINGS : 9); i += 5) {
         struct setting s = setting_at(i);
         enum dtype dtype = all_dtypes[i / 3 % 3];
         struct linear_job job = run(&rig, method, s, dtype, &stats, &w);

@@ -72,7 +72,7 @@ def check_choice(setting, state, expected_bytes):
     report = setting.daemon.get("%s/%s/report" % (JOBS, state["id"]))
     equal(report["mixed_precision"], mixed, "report")
     bits = {row["module"]: row["bits"] for row in report["layers"]}
-    counts = {"gptq-w%dg64" % width: sum(value == width for value in bits.values()) for width in (2, 3, 4, 8)}
+    counts = {"gptq-w%dg64" % width: sum(value == width for value in bits.values()) for width in (2, 3, 4, 5, 6, 8)}
     equal({row["name"]: row["modules"] for row in mixed["candidates"]}, counts, "candidates")
     true(len(set(bits.values())) > 1, "several widths: %r" % bits)
     for module, width in bits.items():

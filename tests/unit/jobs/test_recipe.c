@@ -163,7 +163,7 @@ static const struct {
      ERR_INCOMPATIBLE_OPTIONS},
     {"'rtn'", "{'overrides':[{'match':'*'},{'match':'*','method':'alchemy'}]}", "/quantization/overrides/1/method",
      ERR_INVALID_PARAMETER},
-    {"'rtn'", "{'overrides':[{'match':'*','bits':5}]}", "/quantization/overrides/0/bits", ERR_INVALID_PARAMETER},
+    {"'rtn'", "{'overrides':[{'match':'*','bits':7}]}", "/quantization/overrides/0/bits", ERR_INVALID_PARAMETER},
     {"'rtn'", "{'overrides':[{'match':'*','n_grid':5}]}", "/quantization/overrides/0/n_grid", ERR_UNKNOWN_PARAMETER},
     {"'rtn'", "{'overrides':[{'match':'*','overrides':[]}]}", "/quantization/overrides/0/overrides",
      ERR_UNKNOWN_PARAMETER},
@@ -172,7 +172,7 @@ static const struct {
     {"'rtn'", "{'sym':false,'scale_search':'hqq','overrides':[{'match':'*','sym':true}]}",
      "/quantization/overrides/0/scale_search", ERR_INCOMPATIBLE_OPTIONS},
     /* the request's own error is told once, not again for each override */
-    {"'rtn'", "{'bits':5,'overrides':[{'match':'*','group_size':64}]}", "/quantization/bits", ERR_INVALID_PARAMETER},
+    {"'rtn'", "{'bits':7,'overrides':[{'match':'*','group_size':64}]}", "/quantization/bits", ERR_INVALID_PARAMETER},
 };
 
 START_TEST(every_error_has_its_pointer)
@@ -196,7 +196,7 @@ START_TEST(several_errors_at_once)
     struct validation_errors errors;
 
     ck_assert_int_lt(parse("'rtn'",
-                           "{'colour':1,'bits':5,'overrides':[{'match':'*','n_grid':1},{'match':7},{'match':'a',"
+                           "{'colour':1,'bits':7,'overrides':[{'match':'*','n_grid':1},{'match':7},{'match':'a',"
                            "'skip':'no'}]}",
                            &errors, &recipe),
                      0);

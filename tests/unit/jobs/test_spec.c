@@ -46,7 +46,7 @@ static const struct {
     {"{" MODEL ",\"method\":\"rtn\",\"seed\":1.5}", "/seed", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"quantization\":{\"group_siez\":32}}", "/quantization/group_siez",
      ERR_UNKNOWN_PARAMETER},
-    {"{" MODEL ",\"method\":\"rtn\",\"quantization\":{\"bits\":5}}", "/quantization/bits", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"quantization\":{\"bits\":7}}", "/quantization/bits", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"quantization\":{\"bits\":\"4\"}}", "/quantization/bits", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"quantization\":[]}", "/quantization", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"output\":{\"format\":\"punch cards\"}}", "/output/format", ERR_INVALID_PARAMETER},
@@ -90,7 +90,7 @@ START_TEST(test_all_at_once)
     struct job_spec spec;
     struct validation_errors errors;
 
-    ck_assert_int_lt(parse("{\"method\":\"gptq\",\"quantization\":{\"bits\":5,\"zip\":1},\"output\":{\"format\":\"x\"},"
+    ck_assert_int_lt(parse("{\"method\":\"gptq\",\"quantization\":{\"bits\":7,\"zip\":1},\"output\":{\"format\":\"x\"},"
                            "\"calibration\":{\"strem\":true},\"resources\":7}",
                            &errors, &spec),
                      0);

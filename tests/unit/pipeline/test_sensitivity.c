@@ -28,7 +28,7 @@ START_TEST(test_candidates)
     } refused[] = {
         {"{\"candidates\":[]}", "/quantization/candidates"},
         {"{\"candidates\":[3]}", "/quantization/candidates/0"},
-        {"{\"candidates\":[{\"bits\":5}]}", "/quantization/candidates/0/bits"},
+        {"{\"candidates\":[{\"bits\":7}]}", "/quantization/candidates/0/bits"},
         {"{\"candidates\":[{\"bit\":4}]}", "/quantization/candidates/0/bit"},
         {"{\"candidates\":[{\"bits\":4},{\"method\":\"kv_cache\"}]}", "/quantization/candidates/1/method"},
         {"{\"candidates\":[{\"bits\":4},{\"bits\":4}]}", "/quantization/candidates"},

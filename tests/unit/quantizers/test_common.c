@@ -35,7 +35,7 @@ START_TEST(values_outside_the_table_are_errors)
     static const struct {
         const char *text, *pointer;
     } wrong[] = {
-        {"{\"bits\":5}", "/q/bits"},
+        {"{\"bits\":7}", "/q/bits"},
         {"{\"bits\":\"4\"}", "/q/bits"},
         {"{\"bits\":4.5}", "/q/bits"},
         {"{\"group_size\":0}", "/q/group_size"},
