@@ -12,9 +12,11 @@
 #include <math.h>
 
 #define CHECKS 10  /* measured losses after the first */
-#define CHECKED 32 /* sequences */
+#define HOLDS 32   /* sequences from which on some are held out, since codes overfit what they learn from, */
+#define HELD_OUT 8 /* one in so many */
+#define CHECKED 32 /* of fewer, losses are measured on so many at most */
 #define SCALE_REACH 0.5
-#define MARGIN 0.25
+#define MARGIN 0.4
 #define MOMENTUM 0.9 /* without it half of all signs are noise */
 
 enum autoround_start { START_GPTQ, START_RTN };
@@ -83,17 +85,19 @@ static const char *autoround_preset(const void *values)
 static struct learn_plan autoround_plan(const void *values, int64_t sequences)
 {
     const struct autoround_params *params = values;
+    bool holds = sequences >= HOLDS;
 
-    (void)sequences;
     return (struct learn_plan){
         .steps = params->iters,
         .batch = params->batch_size,
         .checks = CHECKS,
-        .checked = CHECKED,
+        .checked = holds ? sequences / HELD_OUT : CHECKED,
+        .held_out = holds,
         .sign = true,
         .beta1 = MOMENTUM,
         .rate = {[LEARN_LATENTS] = params->lr > 0 ? params->lr : 1.0 / (double)(params->iters + 1),
                  [LEARN_SCALES] = params->scale_lr},
+        .exact = params->start == START_RTN,
         .margin = params->start == START_RTN ? LEARN_MARGIN_MAX : MARGIN,
         .reach = params->start == START_RTN ? 0.5 : INFINITY,
         .scale_reach = SCALE_REACH,

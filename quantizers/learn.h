@@ -30,7 +30,8 @@ struct learn_plan {
     double floor;        /* to this share of themselves at the end */
     /* Rates, 0: it stays as it is. Of latents in units of a scale, of all else relative to its size. */
     double rate[LEARN_KINDS];
-    double margin;      /* of latents from the solver's codes, in the beginning; below 0.5 */
+    bool exact;         /* latents begin at the float weights, else between these and the solver's codes, */
+    double margin;      /* at most so far from the codes; below 0.5 */
     double reach;       /* of latents from where they began; INFINITY: any */
     double scale_reach; /* of scales, as a share; below 1, so that none changes its sign */
 };

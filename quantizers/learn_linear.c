@@ -1,9 +1,10 @@
 /* A linear that learns: the latents and scales of an integer grid.
  *
- * A latent is a weight in units of its scale, and its code is the latent rounded. It begins at the float weight, or, as
- * far as the solver moved the code away from there, `margin` from the solver's code: without a step the codes are the
- * solver's, and a step does not undo at once what the solver chose. A code depends on its latent alone, so the artifact
- * has the codes of the last forward pass whatever the scale is rounded to. */
+ * A latent is a weight in units of its scale, and its code is the latent rounded. It begins between the solver's code
+ * and the float weight: without a step the codes are the solver's, steps do not undo at once what the solver chose, and
+ * latents that it moved far do not begin at one distance from where their codes change, to change all in the same step.
+ * A code depends on its latent alone, so the artifact has the codes of the last forward pass whatever the scale is
+ * rounded to. */
 
 #include "quantizers/learn.h"
 
@@ -33,16 +34,15 @@ static int latents_of(const struct tune_context *context, const struct learn_pla
                       const struct tensor *weight, float *latents)
 {
     int64_t group = q->cols / q->groups;
-
-    float margin = (float)plan->margin;
+    float most = (float)plan->margin;
 
     TRY(context->gpu->ops->download(context->stream, latents, weight->data, tensor_bytes(weight)));
     for (int64_t n = 0; n < q->rows; n++) {
         for (int64_t k = 0; k < q->cols; k++) {
             int64_t at = n * q->cols + k, g = n * q->groups + k / group;
             float code = (float)q->codes[at] - (float)q->zeros[g], scaled = latents[at] / q->scales[g];
-            scaled = isfinite(scaled) ? scaled : code;
-            latents[at] = fminf(fmaxf(scaled, code - margin), code + margin);
+            float away = isfinite(scaled) ? scaled - code : 0;
+            latents[at] = code + (plan->exact ? fminf(fmaxf(away, -most), most) : most * away / (0.5f + fabsf(away)));
         }
     }
     return 0;

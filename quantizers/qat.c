@@ -13,7 +13,7 @@
 #define PATIENCE 4      /* measured losses */
 #define LAST_SHARE 0.05 /* of the rates, at the end */
 #define SCALE_REACH 0.5
-#define MARGIN 0.25
+#define MARGIN 0.4
 
 struct qat_params {
     struct gptq_params gptq;
