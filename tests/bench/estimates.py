@@ -100,7 +100,7 @@ def cpu_seconds(pid):
 
 
 def measure(root, shape, method, args, rates):
-    """Runs one job; what was said of it, what it took, and {"cpu", "disk"}."""
+    """Runs one job; what was said of it, what it took, and {"cpu", "disk"}; None where the method and the family do not go together."""
     config, sequences = SHAPES[shape]
     name, quantization, form = METHODS[method]
     with tempfile.TemporaryDirectory(prefix="quantd-estimates-") as data:
@@ -117,6 +117,9 @@ def measure(root, shape, method, args, rates):
             if args.host_memory:
                 body["resources"] = {"host_memory_bytes": args.host_memory}
             said = daemon.request("POST", "/v1/quantization/estimates", json=body).json
+            if not said["possible"]:
+                print("| %-8s | %-16s | %s |" % (shape, method, said["problems"][0]["detail"]), flush=True)
+                return None
             before, watch, cpu = used(data), Watch(data), cpu_seconds(daemon.process.pid)
             watch.start()
             job = post(daemon, JOBS, json=body)
@@ -186,7 +189,9 @@ def main():
             if not args.only or method in args.only.split(","):
                 rates, share = pathlib.Path(root) / (method + ".json"), Share()
                 for shape in shapes:
-                    show(shape, method, *measure(root, shape, method, args, rates), share, args.verbose)
+                    found = measure(root, shape, method, args, rates)
+                    if found is not None:
+                        show(shape, method, *found, share, args.verbose)
 
 
 if __name__ == "__main__":
