@@ -3,6 +3,8 @@
 
 #include "pipeline/memory_plan.h"
 
+#include "models/block_grad.h"
+
 #define LOGITS_BYTES ((int64_t)96 << 20) /* of both models' logits at once: in the host's memory, and in a device's */
 #define DEVICE_LOGITS_BYTES ((int64_t)1 << 30)
 #define LOGITS_ROWS 2048 /* at most */
@@ -129,6 +131,13 @@ int64_t memory_plan_logits(const struct model_config *config, bool host_memory)
     return rows < 16 ? 16 : rows > LOGITS_ROWS ? LOGITS_ROWS : rows;
 }
 
+int64_t memory_plan_labels(const struct model_config *config, bool host_memory, int64_t tokens)
+{
+    int64_t rows = memory_plan_logits(config, host_memory);
+
+    return rows < tokens ? rows : tokens;
+}
+
 static int64_t head_bytes(const struct model *model, bool host_memory)
 {
     const struct model_config *c = model_config(model);
@@ -183,9 +192,11 @@ static bool has_moments(const struct memory_load *load)
 
 /* The pass has the moments of a block where groups are not solved yet, and a tape; later those of one linear are there,
  * on the device and on the host, with four copies of the largest. */
-static void plan_moments(const struct memory_load *load, const struct plans *plans, const struct sizes *s,
-                         int64_t tokens, struct memory_plan *plan)
+static void plan_moments(const struct memory_load *load, const struct model *model, const struct sizes *s,
+                         int64_t tokens, bool host_memory, struct memory_plan *plan)
 {
+    const struct model_config *c = model_config(model);
+    const struct plans *plans = model_plans(model);
     int64_t length = load->sequence_length > 0 ? load->sequence_length : 1, most = 0;
 
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
@@ -193,6 +204,8 @@ static void plan_moments(const struct memory_load *load, const struct plans *pla
     }
     plan->solve += (2 * s->tallest * s->tallest + 4 * s->largest) * (int64_t)sizeof(float);
     plan->solve = plan_larger(plan->solve, most);
+    plan->head +=
+        plan_larger(0, head_tape_bytes(c, memory_plan_labels(c, host_memory, plan_larger(tokens, length)), false));
     plan->microbatches =
         plan_larger(plan->microbatches, memory_plan_tape(plans, plan_larger(tokens / length, 1), length));
 }
@@ -279,7 +292,7 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
         plan_learning(load, model_plans(model), tokens, &plan);
     }
     if (has_moments(load)) {
-        plan_moments(load, model_plans(model), &s, tokens, &plan);
+        plan_moments(load, model, &s, tokens, device->host_memory, &plan);
     }
     return plan;
 }

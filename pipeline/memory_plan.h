@@ -40,6 +40,8 @@ int64_t memory_plan_tuned(const struct recipe *recipe, const struct plan *plan, 
 /* Output moments (moments.h): bytes of those of a layer of that plan, on the device and in its file; how many sequences
  * of a calibration set their pass takes. */
 int64_t memory_plan_moments(const struct recipe *recipe, const struct plan *plan);
+/* Tokens whose logits are there at once when labels are drawn, of so many. */
+int64_t memory_plan_labels(const struct model_config *config, bool host_memory, int64_t tokens);
 int64_t memory_plan_moments_sequences(const struct recipe *recipe, int64_t sequences, int64_t length);
 /* How many experts that is, at least one. */
 int64_t memory_plan_turn(const struct plan_experts *experts, int64_t expert_bytes);

@@ -210,7 +210,7 @@ static int moments_head(struct moments *m)
     struct moments_labels labels;
 
     TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, shape, &x));
-    int rc = moments_labels_init(run, &labels);
+    int rc = moments_labels_init(run, shape[0], &labels);
     for (int64_t first = 0; rc == 0 && first < m->set.sequences; first += m->batch) {
         int64_t left = m->set.sequences - first, row = first * m->set.length;
         const struct tensor rows = tensor_rows(&x, 0, (left < m->batch ? left : m->batch) * m->set.length);

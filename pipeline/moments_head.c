@@ -12,12 +12,12 @@
 #include <math.h>
 #include <stdlib.h>
 
-int moments_labels_init(struct run *run, struct moments_labels *l)
+int moments_labels_init(struct run *run, int64_t tokens, struct moments_labels *l)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct model_config *c = run->config;
 
-    *l = (struct moments_labels){.run = run, .chunk = memory_plan_logits(c, gpu->info.host_memory)};
+    *l = (struct moments_labels){.run = run, .chunk = memory_plan_labels(c, gpu->info.host_memory, tokens)};
     const int64_t hidden[2] = {l->chunk, c->hidden_size}, logits[2] = {l->chunk, c->vocab_size};
     TRY(head_load_output(run->p->model, gpu, run->stream, &l->head));
     TRY(head_tape_new(c, l->chunk, false, gpu, run->stream, &l->tape));

@@ -13,8 +13,8 @@ struct moments_labels {
     float *host;                  /* [chunk, V] */
     int64_t chunk;
 };
-/* Deinit also after a failure. */
-int moments_labels_init(struct run *run, struct moments_labels *labels);
+/* tokens: that moments_labels_backward gets at once, at most. Deinit also after a failure. */
+int moments_labels_init(struct run *run, int64_t tokens, struct moments_labels *labels);
 void moments_labels_deinit(struct moments_labels *labels);
 /* The hidden states x [T, h] of tokens `first` and on become the gradient of the labels' loss. */
 int moments_labels_backward(struct moments_labels *labels, int64_t first, const struct tensor *x);

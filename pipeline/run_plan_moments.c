@@ -2,6 +2,7 @@
  * with all of its experts and the moments of its linears; then the files. It ends before the run's own sets are opened.
  */
 
+#include "models/block_grad.h"
 #include "pipeline/run_plan_parts.h"
 #include "pipeline/stores.h"
 
@@ -34,6 +35,21 @@ static int64_t moments_weights(const struct plan *plan)
     return elements * FLOAT;
 }
 
+static int64_t moments_plan_labels(const struct run_walk *w)
+{
+    return memory_plan_labels(w->config, w->device->host_memory, w->batch_rows);
+}
+
+/* Of the device while labels are drawn: the table, a micro-batch, logits and what the head's way back takes. */
+static int64_t moments_plan_head(const struct run_walk *w)
+{
+    int64_t chunk = moments_plan_labels(w), hidden = w->config->hidden_size;
+    int64_t tape = head_tape_bytes(w->config, chunk, false);
+
+    return run_walk_table(w) + (tape > 0 ? tape : 0) +
+           (w->batch_rows * hidden + chunk * (hidden + w->config->vocab_size)) * FLOAT;
+}
+
 void run_walk_moments(struct run_walk *w)
 {
     const struct run_load *load = w->load;
@@ -61,6 +77,12 @@ void run_walk_moments(struct run_walk *w)
         w->plan->work[PHASE_STATISTICS] += 2 * forward + (double)(files / FLOAT) * (double)(sequences * load->length);
         block = open > block ? open : block;
     }
-    int64_t tape = memory_plan_tape(plans, w->batch_rows / load->length, load->length);
-    run_walk_note(w, STAGE_CALIBRATING, block + tape, held);
+    const struct block_tape_spec spec = {
+        .plans = plans, .sequences = w->batch_rows / load->length, .length = load->length};
+    int64_t tape = block_tape_bytes(&spec);
+    struct run_walk before = *w; /* of the run's sets, which are not there yet */
+    before.always = before.kept = before.stores_host = 0;
+    run_walk_note(&before, STAGE_CALIBRATING, block + tape, held);
+    run_walk_note(&before, STAGE_CALIBRATING, moments_plan_head(w) + tape,
+                  held + moments_plan_labels(w) * w->config->vocab_size * FLOAT);
 }
