@@ -34,9 +34,9 @@
 
 #include <stdio.h>
 
-#define SEARCH_NORM 3.0 /* of the search for scales */
-#define OUTPUT_PASSES 8 /* over the weights under output moments O, */
-#define OUTPUT_KEPT 0.7 /* of which so much is kept: O' = kept O + (1 - kept) I */
+#define SEARCH_NORM 3.0  /* of the search for scales */
+#define OUTPUT_PASSES 16 /* over the weights under output moments O, */
+#define OUTPUT_KEPT 0.85 /* of which so much is kept: O' = kept O + (1 - kept) I */
 /* Rows that the comparison with rounding takes at once, and the tolerance for two equal sums. */
 #define GUARD_ROWS 256
 #define GUARD_SLICES 8
