@@ -374,7 +374,7 @@ def bad_job_bodies():
             (body(method=["rtn", "gptq"]), 422, "incompatible_options", "/method/0"),
             (body(colour="red"), 400, "unknown_parameter", "/colour"),
             (quantization(groupsize=64), 400, "unknown_parameter", "/quantization/groupsize"),
-            (quantization(bits=5), 400, "invalid_parameter", "/quantization/bits"),
+            (quantization(bits=7), 400, "invalid_parameter", "/quantization/bits"),
             (quantization(bits="4"), 400, "invalid_parameter", "/quantization/bits"),
             (quantization(bits=4.5), 400, "invalid_parameter", "/quantization/bits"),
             (quantization(bits=None), 400, "invalid_parameter", "/quantization/bits"),
