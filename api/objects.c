@@ -69,8 +69,10 @@ static const struct schema_row method_rows[] = {
     MEMBER(description, STRING),
     MEMBER(needs_calibration, BOOL),
     MEMBER(analysis, BOOL, HELP("It writes a report and no artifact.")),
+    MEMBER(follows, BOOL, HELP("It works on what another method solved: last in a list of methods, never alone.")),
     MEMBER(parameters, OBJECT, HELP("JSON Schema of \"quantization\" in a job.")),
-    MEMBER(formats, STRINGS, HELP("Formats that carry what it makes with its defaults.")),
+    MEMBER(formats, STRINGS,
+           HELP("Formats that carry what it makes with its defaults, or what a method that it follows makes.")),
     MEMBER(runtimes, STRINGS, HELP("Programs that load these.")),
     END};
 const struct schema schema_method = {.name = "Method", .rows = method_rows};

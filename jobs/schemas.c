@@ -177,6 +177,10 @@ static void add_job_request(json_t *components)
     json_t *chosen = auto_schema(components, common);
     json_object_del(json_object_get(common, "properties"), "recommendation");
     for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+        json_array_append_new(methods, json_string((*q)->name));
+        if (quantizer_follows(*q)) { /* in lists alone */
+            continue;
+        }
         json_t *request = json_deep_copy(common);
         schema_name("", (*q)->name, "Parameters", parameters);
         schema_name("JobRequest", (*q)->name, "", name);
@@ -187,7 +191,6 @@ static void add_job_request(json_t *components)
         json_t *alternative = ref(name);
         json_array_append_new(alternatives, alternative);
         json_object_set_new(mapping, (*q)->name, json_incref(json_object_get(alternative, "$ref")));
-        json_array_append_new(methods, json_string((*q)->name));
     }
     json_t *list = json_deep_copy(common);
     schemas_set_member(list, "method",

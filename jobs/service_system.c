@@ -77,13 +77,11 @@ static void add_runtimes(const struct format *format, const struct qscheme *sche
     }
 }
 
-/* Formats that carry what the method makes with its defaults, and the runtimes that load them. */
-static void add_formats(const struct quantizer *quantizer, json_t *method)
+/* Add the formats that carry what the method makes with its defaults, and the runtimes that load them, as members. */
+static void add_carriers(const struct quantizer *quantizer, json_t *formats, json_t *runtimes)
 {
     /* A shape that every group size divides. */
     const int64_t side = 4096;
-    json_t *formats = json_array();
-    json_t *runtimes = json_object();
     struct validation_errors errors = {0};
     struct qscheme scheme;
     max_align_t params[64] = {{0}};
@@ -96,31 +94,52 @@ static void add_formats(const struct quantizer *quantizer, json_t *method)
                 if (quantizer->scheme == NULL ? (*f)->accepts_cache == NULL : (*f)->accepts(&scheme, side, side) != 0) {
                     continue;
                 }
-                json_array_append_new(formats, json_string((*f)->name));
+                json_object_set_new(formats, (*f)->name, json_true());
                 add_runtimes(*f, quantizer->scheme != NULL ? &scheme : NULL, runtimes);
             }
         }
         params_release(quantizer->params, params);
     }
-    json_t *list = json_array();
+}
+
+static json_t *carrier_names(json_t *members)
+{
+    json_t *list = json_array(), *unused;
     const char *name;
-    json_t *unused;
-    json_object_foreach(runtimes, name, unused)
+
+    json_object_foreach(members, name, unused)
     {
         json_array_append_new(list, json_string(name));
     }
-    json_decref(runtimes);
-    json_object_set_new(method, "formats", formats);
-    json_object_set_new(method, "runtimes", list);
+    return list;
+}
+
+/* Of a method that follows: those of the methods that it can follow. */
+static void add_formats(const struct quantizer *quantizer, json_t *method)
+{
+    AUTO_JSON json_t *formats = json_object();
+    AUTO_JSON json_t *runtimes = json_object();
+
+    if (!quantizer_follows(quantizer)) {
+        add_carriers(quantizer, formats, runtimes);
+    }
+    for (const struct quantizer *const *q = quantizer_list(); quantizer_follows(quantizer) && *q != NULL; q++) {
+        if ((*q)->solve != NULL && (*q)->tune == NULL) {
+            add_carriers(*q, formats, runtimes);
+        }
+    }
+    json_object_set_new(method, "formats", carrier_names(formats));
+    json_object_set_new(method, "runtimes", carrier_names(runtimes));
 }
 
 static json_t *describe_method(const struct quantizer *quantizer)
 {
     json_t *method =
-        json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:o}", "object", "method", "name", quantizer->name, "title",
+        json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:o}", "object", "method", "name", quantizer->name, "title",
                   quantizer->title, "description", quantizer->help, "needs_calibration",
                   (int)(quantizer->stats != STATS_NONE || quantizer->rewrite != NULL || quantizer->tune != NULL),
-                  "analysis", (int)quantizer_analyses(quantizer), "parameters", spec_quantization_schema(quantizer));
+                  "analysis", (int)quantizer_analyses(quantizer), "follows", (int)quantizer_follows(quantizer),
+                  "parameters", spec_quantization_schema(quantizer));
     if (method != NULL) {
         add_formats(quantizer, method);
     }

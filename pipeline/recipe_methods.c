@@ -18,19 +18,13 @@ static void list_rewriters(char *out, size_t size)
     }
 }
 
-/* It learns on what another method solved. */
-static bool only_tunes(const struct quantizer *quantizer)
-{
-    return quantizer->solve == NULL && quantizer->tune != NULL;
-}
-
 /* Whether a method can be number i of a list of `count`. */
 static void check_place(const struct quantizer *quantizer, const struct quantizer *next, size_t i, size_t count,
                         const char *at, struct validation_errors *errors)
 {
     char rewriters[128];
 
-    if (only_tunes(quantizer)) {
+    if (quantizer_follows(quantizer)) {
         if (i == 0 || i + 1 < count) {
             validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
                            "%s works on what another method solved, so it comes last in a list", quantizer->name);
@@ -46,7 +40,7 @@ static void check_place(const struct quantizer *quantizer, const struct quantize
                                                        : "make a job of its own for it");
         return;
     }
-    bool tuned = next != NULL && only_tunes(next) && i + 2 == count;
+    bool tuned = next != NULL && quantizer_follows(next) && i + 2 == count;
     if (tuned && (quantizer->solve == NULL || quantizer->tune != NULL)) {
         validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s %s, so \"%s\" cannot come after it", quantizer->name,
                        quantizer->solve == NULL ? "solves nothing" : "learns by itself", next->name);
@@ -89,7 +83,7 @@ bool recipe_parse_methods(const json_t *method, const char *pointer, struct vali
         }
     }
     out->count = (int)count;
-    if (errors->count + errors->dropped == before && only_tunes(out->stages[count - 1].quantizer)) {
+    if (errors->count + errors->dropped == before && quantizer_follows(out->stages[count - 1].quantizer)) {
         out->tuner = out->stages[--out->count];
         out->stages[out->count] = (struct recipe_stage){0};
     }

@@ -256,6 +256,8 @@ struct quant_cost quantizer_cost(const struct quantizer *quantizer, const void *
 
 /* What it needs under these params, all in all. */
 unsigned quantizer_stats(const struct quantizer *quantizer, const void *params);
+/* It learns on what another method solved, so it comes last in a list and has rows of its own alone. */
+bool quantizer_follows(const struct quantizer *quantizer);
 /* It makes a report and no artifact. */
 bool quantizer_analyses(const struct quantizer *quantizer);
 /* NULL-terminated. */

@@ -43,6 +43,11 @@ unsigned quantizer_stats(const struct quantizer *quantizer, const void *params)
     return quantizer->stats | (quantizer->needs != NULL ? quantizer->needs(params) : STATS_NONE);
 }
 
+bool quantizer_follows(const struct quantizer *quantizer)
+{
+    return quantizer->solve == NULL && quantizer->tune != NULL;
+}
+
 bool quantizer_analyses(const struct quantizer *quantizer)
 {
     return quantizer->analyse != NULL || quantizer->measures;

@@ -73,7 +73,7 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
   const modelNote = el("p", {class: "muted"});
   const name = make("/name", "Name", job.name);
   const method = make("/method", "Method", {}, el("select", {}, ...methods.map((one) => option(one.name, one.title === one.name ? one.name : `${one.title} (${one.name})`))));
-  const stage = make("/method/0", "Method before it", {description: "Rewrites the model before the method above quantizes it: smoothquant or awq."}, el("select", {}, option("", "None"), ...methods.map((one) => option(one.name, one.title === one.name ? one.name : `${one.title} (${one.name})`))));
+  const stage = make("/method/0", "Method before it", {description: "Rewrites the model before the method above quantizes it: smoothquant or awq. Before tune: what it works on, such as gptq."}, el("select", {}, option("", "None"), ...methods.map((one) => option(one.name, one.title === one.name ? one.name : `${one.title} (${one.name})`))));
   const methodNote = el("p", {class: "muted"});
   const format = make("/output/format", "Format", {description: part("JobRequestOutput").format.description}, el("select", {}));
   const parameters = el("div", {class: "stack"});

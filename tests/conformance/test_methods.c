@@ -87,8 +87,21 @@ static struct linear_job run(struct rig *rig, const struct quantizer *method, st
     return job;
 }
 
+/* Whether its scales can be of either sign under this setting. */
+static bool has_signs(const struct quantizer *method, struct setting s)
+{
+    if (!has_row(method, "signed_scales")) {
+        return false;
+    }
+    void *params = setting_params(method, s);
+    bool signs = ((const struct quant_common *)params)->signed_scales;
+    params_free(method, params);
+    ck_assert(!signs || s.sym);
+    return signs;
+}
+
 /* Scales and zeros of an integer grid or of FP8, and codes inside their range. */
-static int64_t count_wrong(const struct qtensor *q, enum dtype dtype)
+static int64_t count_wrong(const struct qtensor *q, enum dtype dtype, bool signs)
 {
     int codes = q->scheme.kind == QTENSOR_INT || q->scheme.kind == QTENSOR_TABLE ? 1 << q->scheme.bits : 256;
     int64_t wrong = 0;
@@ -99,7 +112,8 @@ static int64_t count_wrong(const struct qtensor *q, enum dtype dtype)
     for (int64_t i = 0; i < q->row_groups * q->groups; i++) {
         bool grid = q->scheme.kind == QTENSOR_INT;
         wrong += q->scheme.kind != QTENSOR_CODEBOOKS &&
-                 (!isfinite(q->scales[i]) || q->scales[i] < 0 || (q->scheme.kind != QTENSOR_NF4 && q->scales[i] == 0) ||
+                 (!isfinite(q->scales[i]) || (!signs && q->scales[i] < 0) ||
+                  (q->scheme.kind != QTENSOR_NF4 && q->scales[i] == 0) ||
                   (!q->scheme.nested && q->scales[i] != dtype_round(q->scales[i], dtype)));
         wrong += grid && (q->zeros[i] >= codes || (q->scheme.sym && q->zeros[i] != codes / 2));
     }
@@ -125,7 +139,8 @@ static void check_result(const struct quantizer *method, struct setting s, enum 
     ck_assert_int_eq(q->scheme.element, scheme.element);
     ck_assert_int_eq(q->scheme.scale_dtype, dtype);
     ck_assert_str_eq(q->name, job->name);
-    int64_t wrong = count_wrong(q, dtype); /* an assertion for each element would take longer than the method */
+    int64_t wrong = count_wrong(
+        q, dtype, has_signs(method, s)); /* an assertion for each element would take longer than the method */
     ck_assert_msg(wrong == 0, "%lld codes, scales or zeros out of range", (long long)wrong);
     ck_assert_double_ge(job->seconds, 0);
 }
@@ -165,6 +180,18 @@ static void ck_assert_same_parts(const struct qtensor *a, const struct qtensor *
     }
 }
 
+/* One object has the parameters of all of a list's methods, so what follows another shares no name with any. */
+static void check_own_names(const struct quantizer *method)
+{
+    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+        for (int t = 0; *q != method && method->params[t] != NULL; t++) {
+            for (const struct params_row *row = method->params[t]; row->name != NULL; row++) {
+                ck_assert_msg(!has_row(*q, row->name), "%s of %s is %s's too", row->name, method->name, (*q)->name);
+            }
+        }
+    }
+}
+
 START_TEST(row_is_complete)
 {
     const struct quantizer *method = quantizer_list()[_i];
@@ -172,8 +199,12 @@ START_TEST(row_is_complete)
     struct validation_errors errors = {0};
 
     ck_assert(method->name[0] != '\0' && method->title[0] != '\0' && strlen(method->help) > 40);
-    ck_assert_uint_ge(method->params_size, sizeof(struct quant_base));
-    ck_assert_ptr_eq(method->params[0], quant_base_rows);
+    if (quantizer_follows(method)) {
+        check_own_names(method);
+    } else {
+        ck_assert_uint_ge(method->params_size, sizeof(struct quant_base));
+        ck_assert_ptr_eq(method->params[0], quant_base_rows);
+    }
     ck_assert((method->scheme != NULL) == (method->solve != NULL));
     ck_assert_str_eq(json_string_value(json_object_get(schema, "type")), "object");
     ck_assert(json_is_false(json_object_get(schema, "additionalProperties")));

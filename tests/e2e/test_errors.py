@@ -103,7 +103,8 @@ def taken():
         equal((got["method"], got["output"]["format"], got["calibration"]["num_samples"]), ("gptq", "gptq", 3), "names")
         equal([got["quantization"][name] for name in ("bits", "group_size", "damp_percent", "sym")],
               [3, 64, 0.05, True], "parameters")
-        methods = [method["name"] for method in daemon.get("/v1/methods")["data"]] + [["smoothquant", "gptq"]]
+        methods = [["gptq", method["name"]] if method["follows"] else method["name"] for method in daemon.get("/v1/methods")["data"]] + [["smoothquant", "gptq"]]
+        true(["gptq", "tune"] in methods, "methods that follow: %r" % methods)
         for method in methods:
             body = {"model": model, "method": method}
             answer = daemon.request("POST", JOBS, json=body)

@@ -37,7 +37,8 @@ def methods():
         for name in names:
             method = daemon.get("/v1/methods/" + name)
             schema = json.dumps(method)
-            true("\"modules_to_not_convert\"" in schema, "the schema of %s names its parameters" % name)
+            equal("\"modules_to_not_convert\"" in schema, not method["follows"], "the schema of %s names what all take" % name)
+            equal(len(method["formats"]) > 0, not method["analysis"], "formats of %s" % name)
         daemon.run([Call("GET", "/v1/methods/none", status=404, code="not_found")])
 
 
