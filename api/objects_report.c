@@ -70,7 +70,24 @@ static const struct schema_row tuned_block_rows[] = {
     END};
 static const struct schema schema_tuned_block = {.name = "TunedBlock", .rows = tuned_block_rows};
 
+static const struct schema_row tuned_model_rows[] = {
+    MEMBER(layer, INT, HELP("The last one, after which it was done.")),
+    MEMBER(steps, INT),
+    MEMBER(sequences, INT, HELP("That were learned from.")),
+    MEMBER(held_out_sequences, INT, HELP("That losses were measured on; 0: on those that were learned from.")),
+    MEMBER(first_loss, NUMBER, NULLABLE, HELP("Mean KL divergence of a token from the float model, before.")),
+    MEMBER(best_loss, NUMBER, NULLABLE, HELP("Of what was kept.")),
+    MEMBER(last_loss, NUMBER, NULLABLE),
+    MEMBER(best_step, INT, HELP("0: nothing was changed.")),
+    MEMBER(seconds, NUMBER),
+    MEMBER(gpu_bytes, INT, HELP("Memory of values and gradients of a micro-batch.")),
+    MEMBER(note, STRING, NULLABLE, HELP("What went otherwise.")),
+    LIST(curve, schema_tuning_point, HELP("Measured losses after epochs, 50 at most.")),
+    END};
+static const struct schema schema_tuned_model = {.name = "TunedModel", .rows = tuned_model_rows};
+
 static const struct schema_row tuning_report_rows[] = {
     LIST(blocks, schema_tuned_block), MEMBER(seconds, NUMBER),
-    MEMBER(loss_ratio, NUMBER, NULLABLE, HELP("The mean of best_loss / first_loss.")), END};
+    MEMBER(loss_ratio, NUMBER, NULLABLE, HELP("The mean of best_loss / first_loss.")),
+    OBJECT(end_to_end, schema_tuned_model, NULLABLE, HELP("Learning on the complete model, after all blocks.")), END};
 const struct schema schema_tuning = {.name = "Tuning", .rows = tuning_report_rows};

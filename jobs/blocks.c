@@ -91,7 +91,7 @@ static json_t *notes_json(const struct message_block *block)
     }
     json_t *tuning = tuning_note(block->saved.index, block->tuning);
     if (tuning != NULL) {
-        json_object_set_new(notes, "tuning", tuning);
+        json_object_set_new(notes, block->again ? "end_to_end" : "tuning", tuning);
     }
     return notes;
 }
@@ -100,9 +100,13 @@ json_t *blocks_json(const struct message_block *block, const char *source)
 {
     const struct saved_block *saved = &block->saved;
 
-    return json_pack("{s:I, s:I, s:s, s:s, s:s, s:o, s:o}", "index", (json_int_t)saved->index, "version",
-                     (json_int_t)saved->version, "file", saved->file, "sha256", saved->sha256, "source", source,
-                     "chains", activations_json(saved), "notes", notes_json(block));
+    json_t *row = json_pack("{s:I, s:I, s:s, s:s, s:s, s:o, s:o}", "index", (json_int_t)saved->index, "version",
+                            (json_int_t)saved->version, "file", saved->file, "sha256", saved->sha256, "source", source,
+                            "chains", activations_json(saved), "notes", notes_json(block));
+    if (row != NULL && block->again) {
+        json_object_set_new(row, "again", json_true());
+    }
+    return row;
 }
 
 bool blocks_of_other_source(const json_t *list, const char *source)

@@ -9,6 +9,7 @@
 #include "pipeline/check.h"
 #include "pipeline/mixture.h"
 #include "pipeline/run_plan.h"
+#include "quantizers/tune.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,6 +111,23 @@ static void check_cache(const struct job_spec *spec, const struct model *model, 
                    "latent row that these are made from, and its scales are others",
                    own ? recipe->name : "\"kv_cache\"", model_config(model)->arch->name);
     validation_hint(errors, "%s", own ? "a method that quantizes weights" : "leave it out");
+}
+
+/* Gradients go from block to block through the residual stream alone. */
+static void check_end_to_end(const struct job_spec *spec, const struct model *model, struct validation_errors *errors)
+{
+    const struct plans *plans = model_plans(model);
+    struct tune_model_plan unused;
+
+    for (int64_t i = 0; recipe_end_to_end(&spec->recipe, &unused) && i < model_config(model)->num_layers; i++) {
+        const struct plan *plan = plans_layer(plans, i);
+        if (plan->inputs != PLAN_BIT(0) || plan->given != 0) {
+            validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/quantization/end_to_end",
+                           "layers of this %.100s give values to later layers, through which end_to_end does not learn",
+                           model_config(model)->arch->name);
+            return;
+        }
+    }
 }
 
 /* What learns needs the backward pass of every step of a layer. */
@@ -314,6 +332,7 @@ static int check_recipe(struct job_spec *spec, const struct model *model, const 
     check_cache(spec, model, errors);
     check_tuner(spec, model, errors);
     check_output_moments(spec, model, device, errors);
+    check_end_to_end(spec, model, errors);
     check_shapes(&spec->recipe, model, errors);
     if (errors->count > before) {
         return validation_raise(errors);

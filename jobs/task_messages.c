@@ -291,8 +291,10 @@ static int task_commit_block(struct task *task, const struct message_block *done
     TRY(task_columns_init(task, &columns));
     columns.row.memory = task_memory(task, 0);
     struct job_update update = own_update(task, JOB_SET_PROGRESS | JOB_SET_CHECKPOINT | JOB_SET_MEMORY, &columns.row);
-    update.event = "layer";
-    update.event_data = event;
+    if (!done->again) {
+        update.event = "layer";
+        update.event_data = event;
+    }
     int rc = store_block_commit(task->service->store, &update, block, rows);
     task_columns_deinit(&columns);
     return rc;
@@ -308,10 +310,23 @@ static int64_t task_block_bytes(const struct task *task, const struct saved_bloc
     return stat(path, &found) == 0 ? (int64_t)found.st_size : 0;
 }
 
+/* Between two commits a run can stop. */
+static int stop_at_boundary(struct task *task)
+{
+    if (atomic_load(&task->pause) != PAUSE_NONE) {
+        return stop_for_pause();
+    }
+    return service_draining(task->service) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down") : 0;
+}
+
 static int block_done(struct task *task, const struct message_block *done)
 {
     int64_t charged = task->charged, moved_forward = task->moved_forward, index = done->saved.index;
 
+    if (done->again) {
+        int rc = task_commit_block(task, done);
+        return rc != 0 ? err_pass(rc, "commit block %lld again", (long long)index) : stop_at_boundary(task);
+    }
     task->charged = 0;
     task->moved_forward = task->attempt;
     task->layers_done = index + 1;
@@ -329,10 +344,7 @@ static int block_done(struct task *task, const struct message_block *done)
         return err_pass(rc, "commit block %lld", (long long)index);
     }
     metrics_block_committed(done->rows, done->row_count, task_block_bytes(task, &done->saved));
-    if (atomic_load(&task->pause) != PAUSE_NONE) {
-        return stop_for_pause();
-    }
-    return service_draining(task->service) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down") : 0;
+    return stop_at_boundary(task);
 }
 
 static bool is_known(const json_t *warnings, const json_t *warning)

@@ -30,9 +30,23 @@ json_t *tuning_note(int64_t layer, const struct tune_curve *curve)
                      "note", curve->note[0] != '\0' ? json_string(curve->note) : json_null(), "curve", points);
 }
 
+/* Members that are null are not in a row that was merged (store_block_commit). */
+static json_t *complete_report(const json_t *note)
+{
+    static const char *const nullable[] = {"first_loss", "best_loss", "last_loss", "note"};
+    json_t *report = note != NULL ? json_copy((json_t *)note) : json_null();
+
+    for (size_t i = 0; note != NULL && i < sizeof(nullable) / sizeof(nullable[0]); i++) {
+        if (json_object_get(report, nullable[i]) == NULL) {
+            json_object_set_new(report, nullable[i], json_null());
+        }
+    }
+    return report;
+}
+
 json_t *tuning_report(const json_t *blocks)
 {
-    json_t *rows = json_array();
+    json_t *rows = json_array(), *complete = NULL;
     double seconds = 0, ratio = 0;
     int ratios = 0;
     size_t i;
@@ -40,7 +54,9 @@ json_t *tuning_report(const json_t *blocks)
 
     json_array_foreach((json_t *)blocks, i, item)
     {
-        json_t *note = json_object_get(json_object_get(item, "notes"), "tuning");
+        const json_t *notes = json_object_get(item, "notes");
+        json_t *note = json_object_get(notes, "tuning");
+        complete = json_object_get(notes, "end_to_end");
         double first = json_number_value(json_object_get(note, "first_loss"));
         if (note == NULL) {
             continue;
@@ -52,10 +68,10 @@ json_t *tuning_report(const json_t *blocks)
             ratios++;
         }
     }
-    if (json_array_size(rows) == 0) {
+    if (json_array_size(rows) == 0 && complete == NULL) {
         json_decref(rows);
         return json_null();
     }
-    return json_pack("{s:o, s:f, s:o}", "blocks", rows, "seconds", seconds, "loss_ratio",
-                     ratios > 0 ? json_real(ratio / ratios) : json_null());
+    return json_pack("{s:o, s:f, s:o, s:o}", "blocks", rows, "seconds", seconds, "loss_ratio",
+                     ratios > 0 ? json_real(ratio / ratios) : json_null(), "end_to_end", complete_report(complete));
 }

@@ -7,6 +7,7 @@
 
 /* A block's note of it; NULL: nothing was learned. New reference. */
 json_t *tuning_note(int64_t layer, const struct tune_curve *curve);
-/* The report's "tuning" from the rows of finished blocks: {"blocks":[...],"seconds","loss_ratio"}, or null. New
+/* The report's "tuning" from the rows of finished blocks: {"blocks":[...],"seconds","loss_ratio","end_to_end":{...} or
+ * null}, or null. New
  * reference. */
 json_t *tuning_report(const json_t *blocks);

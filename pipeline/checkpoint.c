@@ -260,6 +260,20 @@ int checkpoint_commit(struct checkpoint *checkpoint, bool wait)
                                                                                         : 0;
 }
 
+int checkpoint_replace(struct checkpoint *checkpoint, const struct saved_block *saved, const struct tune_curve *curve)
+{
+    const struct tune_curve none = {.done = false};
+    const struct cache_scales cache = {.count = 0};
+    const struct message_block block = {
+        .saved = *saved, .cache = &cache, .tuning = curve != NULL ? curve : &none, .again = true};
+
+    int rc = message_send_block_done(checkpoint->sender, &block);
+    if (rc == 0) {
+        checkpoint->blocks[saved->index] = *saved;
+    }
+    return rc;
+}
+
 void checkpoint_drop(struct checkpoint *checkpoint)
 {
     if (checkpoint->pending.open) {

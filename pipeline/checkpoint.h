@@ -62,6 +62,9 @@ struct checkpoint_made {
 };
 int checkpoint_block(struct checkpoint *checkpoint, int64_t index, const struct checkpoint_made *made,
                      struct gpu_stream *maker);
+/* A committed block has another file: the receiver commits that. curve: of what was learned last on the complete model,
+ * NULL: not with this block. */
+int checkpoint_replace(struct checkpoint *checkpoint, const struct saved_block *saved, const struct tune_curve *curve);
 /* Commit the block that is being written if its file is complete; wait: once it is. */
 int checkpoint_commit(struct checkpoint *checkpoint, bool wait);
 /* Drop the block that is being written. */

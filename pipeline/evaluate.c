@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "pipeline/block_restore.h"
 #include "pipeline/experts.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/pass.h"
@@ -187,6 +188,39 @@ int evaluate_quantized(struct run *run, struct block *block, struct block_output
         }
     }
     return evaluate_block(run, run->evaluation.quantized, block, outputs);
+}
+
+static int saved_block_pass(struct run *run, struct activations *store, struct block *block,
+                            struct block_outputs *outputs)
+{
+    bool quantized = store == run->evaluation.quantized;
+
+    TRY(run_tick(run, 0.4, "evaluating"));
+    TRY(block_load(run->p->model, run->block_index, run->p->gpu, run->stream, NULL, block));
+    block_prefetch(run->p->model, run->block_index + 1);
+    if (quantized) {
+        TRY(block_restore(run, &run->checkpoint->blocks[run->block_index], block, outputs));
+    }
+    run_end_phase(run, PHASE_LOAD, 0);
+    TRY(quantized ? evaluate_quantized(run, block, outputs) : evaluate_block(run, store, block, NULL));
+    return activations_turn(store);
+}
+
+int evaluate_saved(struct run *run, struct activations *store)
+{
+    const struct gpu *gpu = run->p->gpu;
+
+    TRY(microbatches_embed(&run->evaluation.batches, store, run->p->model, gpu, run->stream));
+    for (int64_t i = 0; i < run->config->num_layers; i++) {
+        struct block block = {0};
+        struct block_outputs outputs = {.count = 0};
+        run->block_index = i;
+        int rc = saved_block_pass(run, store, &block, &outputs);
+        block_deinit(&block, gpu);
+        block_outputs_deinit(&outputs, gpu);
+        TRY(rc);
+    }
+    return 0;
 }
 
 static int all_losses(struct run *run, struct slices *s, struct gpu_nll *before, struct gpu_nll *after)

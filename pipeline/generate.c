@@ -69,39 +69,11 @@ static int32_t *continuation(const struct generate *g, int64_t sequence)
 
 /* --- a pass */
 
-static int run_open_block(struct generate *g, bool quantized, struct block *block, struct block_outputs *outputs)
-{
-    struct run *run = g->run;
-    struct activations *store = quantized ? run->evaluation.quantized : run->evaluation.float_model;
-
-    TRY(run_tick(run, 0.4, "evaluating"));
-    TRY(block_load(run->p->model, run->block_index, run->p->gpu, run->stream, NULL, block));
-    block_prefetch(run->p->model, run->block_index + 1);
-    if (quantized) {
-        TRY(block_restore(run, &run->checkpoint->blocks[run->block_index], block, outputs));
-    }
-    run_end_phase(run, PHASE_LOAD, 0);
-    TRY(quantized ? evaluate_quantized(run, block, outputs) : evaluate_block(run, store, block, NULL));
-    return activations_turn(store);
-}
-
 static int generate_blocks(struct generate *g, bool quantized)
 {
-    struct run *run = g->run;
-    const struct gpu *gpu = run->p->gpu;
-    struct activations *store = quantized ? run->evaluation.quantized : run->evaluation.float_model;
+    const struct evaluation *e = &g->run->evaluation;
 
-    TRY(microbatches_embed(&run->evaluation.batches, store, run->p->model, gpu, run->stream));
-    for (int64_t i = 0; i < run->config->num_layers; i++) {
-        struct block block = {0};
-        struct block_outputs outputs = {.count = 0};
-        run->block_index = i;
-        int rc = run_open_block(g, quantized, &block, &outputs);
-        block_deinit(&block, gpu);
-        block_outputs_deinit(&outputs, gpu);
-        TRY(rc);
-    }
-    return 0;
+    return evaluate_saved(g->run, quantized ? e->quantized : e->float_model);
 }
 
 static int32_t largest_logit(const float *logits, int64_t count)

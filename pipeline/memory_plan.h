@@ -36,6 +36,10 @@ int64_t memory_plan_experts(const struct model *model, const struct gpu_info *de
 /* What learning takes (run_plan_tune.c), of the device: the tape of a micro-batch; next to a solved block of that plan
  * its float weights, statistics and states; 0: nothing learns. */
 int64_t memory_plan_tape(const struct plans *plans, int64_t sequences, int64_t length);
+/* What learning on the complete model adds: the head with its tape, and hidden states of a step and of a micro-batch.
+ */
+int64_t memory_plan_end_to_end(const struct recipe *recipe, const struct model *model, bool host_memory,
+                               int64_t tape_tokens, int64_t length);
 int64_t memory_plan_tuned(const struct recipe *recipe, const struct plan *plan, int64_t sequences);
 /* Output moments (moments.h): bytes of those of a layer of that plan, on the device and in its file; how many sequences
  * of a calibration set their pass takes. */

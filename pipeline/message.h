@@ -86,6 +86,7 @@ struct message_block {
     const struct analysis_row *analysis;
     int analysis_count;
     const struct tune_curve *tuning; /* not done: nothing was learned */
+    bool again; /* the block is committed, and has another file now; tuning is then that of the complete model */
 };
 
 struct message_warning {

@@ -227,6 +227,7 @@ static void put_block(struct wire_out *out, const struct message_block *block)
         put_analysis(out, &block->analysis[i]);
     }
     put_tuning(out, block->tuning);
+    wire_put_int(out, block->again);
 }
 
 static void get_block(struct wire_in *in, struct message_block *block)
@@ -264,6 +265,7 @@ static void get_block(struct wire_in *in, struct message_block *block)
     if (!in->bad) {
         get_tuning(in, tuning);
     }
+    block->again = wire_get_int(in) != 0;
     block->tuning = tuning;
 }
 

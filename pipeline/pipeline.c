@@ -17,6 +17,7 @@
 #include "models/block_reader.h"
 #include "pipeline/block_pass.h"
 #include "pipeline/cache_scales.h"
+#include "pipeline/end_to_end.h"
 #include "pipeline/evaluate.h"
 #include "pipeline/generate.h"
 #include "pipeline/memory_plan.h"
@@ -241,6 +242,7 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
     }
     rc = end_blocks(run, rc);
     run_end_phase(run, PHASE_CHECKPOINT, 0);
+    rc = rc == 0 ? end_to_end_run(run) : rc;
     if (rc == 0 && run->evaluation.quantized != NULL) {
         run->blocks_done = true;
         rc = evaluate_finish(run, result);

@@ -340,6 +340,13 @@ const struct recipe_stage *recipe_tuner(const struct recipe *recipe)
     return recipe->tuner.quantizer != NULL ? &recipe->tuner : last->quantizer->tune != NULL ? last : NULL;
 }
 
+bool recipe_end_to_end(const struct recipe *recipe, struct tune_model_plan *plan)
+{
+    const struct recipe_stage *tuner = recipe_tuner(recipe);
+
+    return tuner != NULL && tuner->quantizer->tune_model != NULL && tuner->quantizer->tune_model(tuner->params, plan);
+}
+
 static bool has_float_input(const struct recipe *recipe, const struct recipe_stage *solver, const char *module)
 {
     bool listed = is_listed(recipe, ((const struct quant_base *)solver->params)->float_inputs, module);

@@ -123,6 +123,8 @@ const struct recipe_stage *recipe_module_solver(const struct recipe *recipe, con
 bool recipe_decides(const struct recipe *recipe, const struct plan_module *module, const char *name);
 /* The stage that learns on solved blocks: of its own, or the last one itself; NULL: nothing does. */
 const struct recipe_stage *recipe_tuner(const struct recipe *recipe);
+/* Whether scales and the like learn through the complete model after all blocks are done, and how. */
+bool recipe_end_to_end(const struct recipe *recipe, struct tune_model_plan *plan);
 /* The scheme of a module of that shape under its solver, amended by the earlier stages, without regard to float_inputs.
  */
 int recipe_amended_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,

@@ -8,6 +8,7 @@
 #include "gpu/scratch.h"
 #include "pipeline/run_plan_parts.h"
 #include "pipeline/stores.h"
+#include "quantizers/tune.h"
 
 #define FLOAT ((int64_t)sizeof(float))
 #define EXPORT_THREADS 8               /* at most, as formats/export_pool.c has it */
@@ -148,7 +149,9 @@ static void place_sets(struct run_walk *w)
         w->always += kept + w->batch_rows * w->config->hidden_size * FLOAT;
     }
     if (w->tokens > 0 && recipe_tuner(load->recipe) != NULL) {
-        w->always += memory_plan_tape(model_plans(w->model), w->batch_rows / load->length, load->length);
+        w->always +=
+            memory_plan_tape(model_plans(w->model), w->batch_rows / load->length, load->length) +
+            memory_plan_end_to_end(load->recipe, w->model, w->device->host_memory, w->batch_rows, load->length);
     }
     if (w->eval_tokens > 0) {
         w->always += run_walk_batches(w, load->eval_sequences, load->eval_length, w->rounds || w->rounds_late, &rows);
@@ -204,6 +207,7 @@ static void place_stores(struct run_walk *w)
 {
     struct run_walk_stores b = {.left = w->load->host_memory_bytes};
     int64_t hidden = w->config->hidden_size, streams = 0;
+    struct tune_model_plan complete;
 
     if (w->tokens > 0) {
         run_walk_store(&b, w->tokens, hidden, true);
@@ -224,6 +228,9 @@ static void place_stores(struct run_walk *w)
     if (w->tokens > 0 && recipe_tuner(w->load->recipe) != NULL) {
         run_walk_store(&b, w->tokens, hidden, true); /* blocks' inputs */
         run_walk_store(&b, w->tokens, hidden, true); /* the float path */
+        if (recipe_end_to_end(w->load->recipe, &complete)) {
+            run_walk_store(&b, complete.batch * w->load->length * w->config->num_layers, hidden, false);
+        }
         streams += w->tokens;
     }
     w->plan->activations = run_larger(w->plan->activations, b.activations);

@@ -37,9 +37,24 @@ int64_t memory_plan_tuned(const struct recipe *recipe, const struct plan *plan, 
     return weights * (FLOAT + cost.state) + (squares + largest) * FLOAT;
 }
 
+int64_t memory_plan_end_to_end(const struct recipe *recipe, const struct model *model, bool host_memory,
+                               int64_t tape_tokens, int64_t length)
+{
+    const struct model_config *c = model_config(model);
+    struct tune_model_plan plan;
+
+    if (!recipe_end_to_end(recipe, &plan)) {
+        return 0;
+    }
+    int64_t tables = 2 * c->vocab_size * c->hidden_size * (int64_t)dtype_rows[model_dtype(model)].bytes;
+    int64_t tape = head_tape_bytes(c, memory_plan_logits(c, host_memory), true);
+    return tables + (tape > 0 ? tape : 0) + (plan.batch * length + tape_tokens) * c->hidden_size * FLOAT;
+}
+
 int64_t run_walk_tuning(struct run_walk *w, const struct plan *plan)
 {
     const struct recipe_stage *tuner = recipe_tuner(w->load->recipe);
+    struct tune_model_plan complete;
     struct tune_cost cost;
 
     if (tuner == NULL || w->tokens == 0) {
@@ -48,6 +63,9 @@ int64_t run_walk_tuning(struct run_walk *w, const struct plan *plan)
     tuner->quantizer->tune_cost(tuner->params, w->load->sequences, &cost);
     double forward = plan_flops(plan, ~(plan_set)0, w->load->length, w->load->length);
     w->plan->work[PHASE_SOLVE] += forward * (3 * cost.learned + cost.measured);
+    if (recipe_end_to_end(w->load->recipe, &complete)) {
+        w->plan->work[PHASE_SOLVE] += 4 * forward * (double)complete.epochs * (double)w->load->sequences;
+    }
     w->plan->work[PHASE_FORWARD] += 2 * forward * (double)w->load->sequences; /* the float path; to the next block */
     return memory_plan_tuned(w->load->recipe, plan, w->load->sequences);
 }

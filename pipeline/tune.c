@@ -51,13 +51,21 @@ int tuning_open(struct run *run)
 void tuning_add_stores(struct run *run)
 {
     if (run->tuning != NULL) {
-        checkpoint_add(run->checkpoint, "tuning", run->tuning->target, false);
+        struct tune_model_plan unused;
+        /* The last block's are the teacher of end_to_end. */
+        checkpoint_add(run->checkpoint, "tuning", run->tuning->target, recipe_end_to_end(run->p->recipe, &unused));
     }
 }
 
 struct activations *tuning_store(const struct run *run)
 {
     return run->tuning != NULL ? run->tuning->target : NULL;
+}
+
+struct block_tape *tuning_tape(const struct run *run, int64_t *batch)
+{
+    *batch = run->tuning->batch;
+    return run->tuning->tape;
 }
 
 void tuning_close(struct run *run)

@@ -13,6 +13,8 @@ int tuning_open(struct run *run);
 void tuning_add_stores(struct run *run);
 /* The float path's stream, which starts like the calibration set's; NULL: there is none. */
 struct activations *tuning_store(const struct run *run);
+/* The tape, and the sequences that it takes at once. */
+struct block_tape *tuning_tape(const struct run *run, int64_t *batch);
 void tuning_close(struct run *run); /* run->tuning becomes NULL */
 /* Before the open block is changed: keep its input, and take the float path through it. */
 int tuning_begin(struct run *run, struct block *block);

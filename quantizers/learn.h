@@ -16,6 +16,34 @@ enum learn_kind { LEARN_LATENTS, LEARN_SCALES, LEARN_NORMS, LEARN_BIASES, LEARN_
 
 #define LEARN_MARGIN_MAX 0.499
 
+/* Members and rows of what methods take for learning on the complete model (learn_model.h). */
+#define LEARN_MODEL_MEMBERS             \
+    bool end_to_end;                    \
+    int64_t e2e_epochs, e2e_batch_size; \
+    double e2e_lr, e2e_norm_lr
+#define LEARN_MODEL_ROWS(struct_)                                                                                     \
+    QUANT_ROW(PARAMS_BOOL, struct_, end_to_end, "false",                                                              \
+              .help =                                                                                                 \
+                  "After all blocks: train scales, tables, norms and biases through the complete model, such that "   \
+                  "its logits have the smallest KL divergence from the float model's."),                              \
+        QUANT_ROW(PARAMS_INT, struct_, e2e_epochs, "4", .min = 1, .max = 1000,                                        \
+                  .help = "Passes of end_to_end over the calibration set. After each the loss is measured, and what " \
+                          "had the smallest is kept."),                                                               \
+        QUANT_ROW(PARAMS_INT, struct_, e2e_batch_size, "8", .min = 1, .max = 4096,                                    \
+                  .help = "Calibration sequences of a step of end_to_end; all of them where there are fewer."),       \
+        QUANT_ROW(PARAMS_NUMBER, struct_, e2e_lr, "0.01", .min = 0, .max = 1,                                         \
+                  .help =                                                                                             \
+                      "What a step of end_to_end changes of scales and tables at first, as a share of their size; "   \
+                      "it falls as a cosine to a twentieth. 0: they stay."),                                          \
+        QUANT_ROW(PARAMS_NUMBER, struct_, e2e_norm_lr, "0.005", .min = 0, .max = 1,                                   \
+                  .help = "The same of norms and biases.")
+/* The plan that these members ask for. */
+#define LEARN_MODEL_PLAN(params)                                                                         \
+    {                                                                                                    \
+        .epochs = (params)->e2e_epochs, .batch = (params)->e2e_batch_size, .scale_lr = (params)->e2e_lr, \
+        .table_lr = (params)->e2e_lr, .norm_lr = (params)->e2e_norm_lr, .bias_lr = (params)->e2e_norm_lr \
+    }
+
 /* How steps are made. */
 struct learn_plan {
     int64_t steps;       /* 0: the block stays as it was solved */

@@ -19,6 +19,7 @@ struct qat_params {
     struct gptq_params gptq;
     int64_t epochs, batch_size;
     double lr, scale_lr;
+    LEARN_MODEL_MEMBERS;
 };
 
 static struct learn_plan qat_plan(const void *values, int64_t sequences)
@@ -69,6 +70,14 @@ static const char *qat_preset(const void *values)
 static const char *const lr_names[] = {"weight_lr", "learning_rate", NULL};
 static const char *const scale_lr_names[] = {"quant_lr", NULL};
 
+static bool qat_tune_model(const void *values, struct tune_model_plan *out)
+{
+    const struct qat_params *params = values;
+
+    *out = (struct tune_model_plan)LEARN_MODEL_PLAN(params);
+    return params->end_to_end;
+}
+
 static const struct params_row qat_rows[] = {
     QUANT_ROW(PARAMS_INT, qat_params, epochs, "4", .min = 0, .max = 1000,
               .help = "Passes over the calibration set for each block; 0 leaves GPTQ's result as it is."),
@@ -79,6 +88,7 @@ static const struct params_row qat_rows[] = {
                       "stay."),
     QUANT_ROW(PARAMS_NUMBER, qat_params, scale_lr, "0.0005", .min = 0, .max = 1, .aliases = scale_lr_names,
               .help = "The same of scales, as a share of each; 0: they stay."),
+    LEARN_MODEL_ROWS(qat_params),
     {.name = NULL},
 };
 
@@ -104,4 +114,5 @@ const struct quantizer quantizer_qat = {
     .cost = gptq_cost,
     .tune = qat_tune,
     .tune_cost = qat_tune_cost,
+    .tune_model = qat_tune_model,
 };

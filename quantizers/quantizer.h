@@ -197,6 +197,7 @@ struct quant_cost {
 struct analysis_rows;
 struct tune_context;
 struct tune_cost;
+struct tune_model_plan;
 
 struct quantizer {
     const char *name;                      /* "gptq" */
@@ -244,6 +245,9 @@ struct quantizer {
      * itself; one that does not comes after one that does, as the last of a list, and learns on all modules. */
     int (*tune)(const struct tune_context *context);
     void (*tune_cost)(const void *params, int64_t sequences, struct tune_cost *out);
+    /* Optional, of a method with `tune`: whether scales, norms and the like learn through the complete model after all
+     * blocks are done, and how. */
+    bool (*tune_model)(const void *params, struct tune_model_plan *out);
     /* What `solve` costs for one linear of this shape; NULL: quant_tile_cost. */
     void (*cost)(const void *params, const struct quant_shape *shape, struct quant_cost *out);
     /* What `rewrite`, or `analyse`, costs for one group; NULL: nothing. */

@@ -57,6 +57,14 @@ struct tune_context {
     struct tune_curve *curve; /* to be filled in */
 };
 
+/* Learning on the complete model after all blocks are solved (learn_model.h): its rates are relative to what they change,
+ * 0: it stays. */
+struct tune_model_plan {
+    int64_t epochs; /* over the calibration set */
+    int64_t batch;  /* sequences of a step */
+    double scale_lr, table_lr, norm_lr, bias_lr;
+};
+
 /* What learning on a block takes and does. */
 struct tune_cost {
     int64_t state;   /* bytes of the device's memory for each weight that learns, next to the weight itself */

@@ -15,6 +15,7 @@ struct tuning_params {
     int64_t tune_epochs, tune_batch_size;
     double tune_lr;
     bool tune_scales, tune_tables, tune_norms, tune_biases;
+    LEARN_MODEL_MEMBERS;
 };
 
 static struct learn_plan tuning_plan(const void *values, int64_t sequences)
@@ -54,6 +55,14 @@ static void tuning_tune_cost(const void *values, int64_t sequences, struct tune_
     learn_cost(&plan, sequences, out);
 }
 
+static bool tuning_tune_model(const void *values, struct tune_model_plan *out)
+{
+    const struct tuning_params *params = values;
+
+    *out = (struct tune_model_plan)LEARN_MODEL_PLAN(params);
+    return params->end_to_end;
+}
+
 static const struct params_row tuning_rows[] = {
     QUANT_ROW(PARAMS_INT, tuning_params, tune_epochs, "4", .min = 0, .max = 1000,
               .help = "Passes over the calibration set for each block; 0 leaves the solved block as it is."),
@@ -67,6 +76,7 @@ static const struct params_row tuning_rows[] = {
     QUANT_ROW(PARAMS_BOOL, tuning_params, tune_tables, "true", .help = "Tune tables of codebooks."),
     QUANT_ROW(PARAMS_BOOL, tuning_params, tune_norms, "true", .help = "Tune the weights of norms."),
     QUANT_ROW(PARAMS_BOOL, tuning_params, tune_biases, "true", .help = "Tune the biases of quantized linears."),
+    LEARN_MODEL_ROWS(tuning_params),
     {.name = NULL},
 };
 
@@ -82,4 +92,5 @@ const struct quantizer quantizer_tune = {
     .params_size = sizeof(struct tuning_params),
     .tune = tuning_tune,
     .tune_cost = tuning_tune_cost,
+    .tune_model = tuning_tune_model,
 };

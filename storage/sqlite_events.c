@@ -86,12 +86,27 @@ int sqlite_events_list(struct state *state, struct state_args *args)
     return sqlite_events_collect(state, rc, row, event_to_json, args->out);
 }
 
+/* What the row says and `block` does not stays. */
+static int replace_block(struct state *state, struct state_args *args, int64_t number)
+{
+    int64_t changes = 0;
+
+    TRY(sqlite_run(state, &changes, "UPDATE blocks SET body = json_patch(body, ?) WHERE job = ? AND number = ?", "jti",
+                   args->block, args->update->id, number));
+    return changes == 1
+               ? 0
+               : err_raise(ERR_NOT_FOUND, "job %s has no block %lld to replace", args->update->id, (long long)number);
+}
+
 static int add_block(struct state *state, struct state_args *args, int64_t number)
 {
     const char *job = args->update->id;
     size_t i;
     json_t *layer;
 
+    if (json_is_true(json_object_get(args->block, "again"))) {
+        return replace_block(state, args, number);
+    }
     TRY(sqlite_run(state, NULL, "INSERT INTO blocks (job, number, body) VALUES (?, ?, ?)", "tij", job, number,
                    args->block));
     json_array_foreach((json_t *)args->layers, i, layer)

@@ -97,7 +97,9 @@ int store_event_append(struct store *store, const char *job, const char *type, c
 
 /* --- finished blocks: one transaction of block row, its layer rows, and the update of their job with its event. block
  * = {"index","file","sha256","chains":{...}}; layers = array of report rows ("index" and the report's other columns;
- * kept as JSON, listed in insertion order). A block that is there already is ERR_JOB_STATE_CONFLICT. */
+ * kept as JSON, listed in insertion order). A block that is there already is ERR_JOB_STATE_CONFLICT. With "again":true
+ * in `block` its row, which must be there (ERR_NOT_FOUND), is merged with it instead (RFC 7396), and layers is empty.
+ */
 int store_block_commit(struct store *store, const struct job_update *update, const json_t *block, const json_t *layers);
 int store_blocks_list(struct store *store, const char *job, json_t **blocks); /* by index */
 int store_layers_list(struct store *store, const char *job, json_t **layers);

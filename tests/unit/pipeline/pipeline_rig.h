@@ -28,7 +28,9 @@ struct world {
     struct report_rows rows;
     struct cache_scales caches[BLOCKS]; /* what messages said of them */
     struct analysis_rows analyses[BLOCKS];
-    struct tune_curve curves[BLOCKS];
+    struct tune_curve curves[BLOCKS], complete; /* of a block; of the complete model */
+    int replaced;                               /* commits of blocks that were committed */
+    int64_t stop_again;                         /* such a block after which the receiver interrupts; -1 = never */
     struct err_record failure;
     int ended; /* last messages of the last run */
     int64_t device_peak;
@@ -70,9 +72,27 @@ static inline struct cache_scales copy_scales(const struct cache_scales *from)
                                  .values = copy_floats(from->values, from->count)};
 }
 
+/* A block that is committed has another file. */
+static inline int on_block_again(struct world *world, const struct message_block *block)
+{
+    int64_t index = block->saved.index;
+    ck_assert_int_eq(world->block_count, BLOCKS);
+    ck_assert_int_eq(block->row_count, 0);
+    world->blocks[index] = block->saved;
+    world->replaced++;
+    if (block->tuning->done) {
+        world->complete = *block->tuning;
+    }
+    return world->stop_again >= 0 && index == world->stop_again ? err_raise(ERR_INTERRUPTED, "interrupted by the test")
+                                                                : 0;
+}
+
 static inline int on_block(struct world *world, const struct message_block *block)
 {
     int64_t index = block->saved.index;
+    if (block->again) {
+        return on_block_again(world, block);
+    }
     ck_assert_int_eq(index, world->block_count);
     ck_assert_int_lt(index, BLOCKS);
     world->blocks[world->block_count++] = block->saved;
@@ -163,7 +183,7 @@ static inline void world_open_with(struct world *world, const char *method, cons
     world->calibration = (struct calibration_set){.ids = world->ids, .sequences = SEQUENCES, .length = LENGTH};
     world->evaluation =
         (struct calibration_set){.ids = world->ids + SEQUENCES * LENGTH, .sequences = EVAL_SEQUENCES, .length = LENGTH};
-    world->stop_at = -1;
+    world->stop_at = world->stop_again = -1;
     world->cancel_in = -1;
 }
 
