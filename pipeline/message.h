@@ -85,7 +85,7 @@ struct message_block {
     const struct cache_scales *cache; /* of keys and values; count 0: there are none */
     const struct analysis_row *analysis;
     int analysis_count;
-    const struct tune_curve *tuning; /* not done: nothing was learned */
+    const struct tune_curve *tuning; /* NULL, or not done: nothing was learned */
     bool again; /* the block is committed, and has another file now; tuning is then that of the complete model */
 };
 

@@ -170,8 +170,11 @@ static void get_analysis(struct wire_in *in, struct analysis_row *row)
     get_scales(in, &row->scales);
 }
 
-static void put_tuning(struct wire_out *out, const struct tune_curve *curve)
+static void put_tuning(struct wire_out *out, const struct tune_curve *tuning)
 {
+    static const struct tune_curve none = {.done = false};
+    const struct tune_curve *curve = tuning != NULL ? tuning : &none;
+
     wire_put_int(out, curve->done);
     wire_put_int(out, curve->steps);
     wire_put_int(out, curve->sequences);

@@ -60,7 +60,7 @@ static struct message sample(enum message_kind kind)
         message.progress = (struct message_progress){0.5, 2, message_steps[1]};
         break;
     case MESSAGE_BLOCK_DONE:
-        message.block = (struct message_block){saved, rows, 2, &scales, analysis, 1, &curve};
+        message.block = (struct message_block){saved, rows, 2, &scales, analysis, 1, &curve, true};
         break;
     case MESSAGE_WARNING:
         message.warning = (struct message_warning){"scales_clamped", "some text"};
@@ -104,6 +104,11 @@ static void same_block(const struct message_block *a, const struct message_block
         ck_assert_int_eq(a->analysis[i].tokens, b->analysis[i].tokens);
         ck_assert_mem_eq(&a->analysis[i].linear, &b->analysis[i].linear, sizeof(a->analysis[i].linear));
         same_scales(&a->analysis[i].scales, &b->analysis[i].scales);
+    }
+    ck_assert_int_eq(a->again, b->again);
+    if (a->tuning == NULL) {
+        ck_assert(!b->tuning->done);
+        return;
     }
     ck_assert(b->tuning->done && isnan(b->tuning->last));
     ck_assert_int_eq(a->tuning->steps, b->tuning->steps);
