@@ -57,8 +57,8 @@ struct tune_context {
     struct tune_curve *curve; /* to be filled in */
 };
 
-/* Learning on the complete model after all blocks are solved (learn_model.h): its rates are relative to what they change,
- * 0: it stays. */
+/* Learning on the complete model after all blocks are solved (learn_model.h): its rates are relative to what they
+ * change, 0: it stays. */
 struct tune_model_plan {
     int64_t epochs; /* over the calibration set */
     int64_t batch;  /* sequences of a step */
