@@ -1,4 +1,5 @@
-"""Methods that learn, over REST: what they report, refusals, a kill in the middle of a block's steps, a cancel there, and experts."""
+"""Methods that learn, over REST: what they report, refusals, a kill in the middle of a block's steps, a cancel there, the complete
+model learning end to end, and experts."""
 
 import os
 import tempfile
@@ -121,6 +122,31 @@ def killed():
             equal(wait_job(s.daemon, again)["status"], "cancelled", "status")
 
 
+def end_to_end():
+    """The complete model learns after its blocks; killed in it, the next daemon ends in the same bytes."""
+    more = {"tune_epochs": 1, "end_to_end": True, "e2e_epochs": 12}
+    with tempfile.TemporaryDirectory() as root:
+        with Setting(root, "--threads", "1") as s:
+            start = s.weights(s.submit(["gptq", "tune"], tune_epochs=1))
+            job = s.submit(["gptq", "tune"], **more)
+            expected = s.weights(job)
+            true(expected != start, "weights change end to end")
+            learned = s.daemon.get("%s/%s/report" % (JOBS, job))["tuning"]["end_to_end"]
+            true(learned["best_loss"] < learned["first_loss"], "the model's loss falls (%r)" % learned)
+        with Setting(root, "--threads", "2") as s:
+            job = s.submit(["gptq", "tune"], **more)
+
+            def in_it():
+                state = s.daemon.get("%s/%s" % (JOBS, job))
+                true(state["status"] in ("queued", "running"), "the job still runs (%r)" % state["status"])
+                progress = state["progress"]
+                return progress is not None and progress["step"] == "tuning" and progress["layers_done"] == progress["layers_total"] == 2
+            wait_until(in_it, "steps of the complete model", 120)
+            s.daemon.kill()
+            s.daemon.start()
+            equal(s.weights(job), expected, "weights after a kill")
+
+
 def experts():
     """All experts of a layer are there while it learns, and each gets what its rows say."""
     with test_experts.Bench("qwen3_moe") as bench:
@@ -133,4 +159,4 @@ def experts():
 
 
 if __name__ == "__main__":
-    main([reports, refusals, killed, experts])
+    main([reports, refusals, killed, end_to_end, experts])

@@ -15,7 +15,7 @@ GPTQ = ("submit", "-m", "file:tiny-llama", "--method", "gptq", "-g", "64", "--nu
 def folders_are_registered_once():
     """The same folder is one model; a job that is refused leaves none; a repeated idempotency key is the same request."""
     with Daemon() as daemon, Client(url_of(daemon)) as client:
-        client.run(*RTN, "-b", "5", status=REFUSED)
+        client.run(*RTN, "-b", "7", status=REFUSED)
         equal(client.run("models", "--json").json["data"], [], "models after a job that was refused")
         jobs = [client.run(*RTN, "--idempotency-key", key).out for key in ("one", "one", "two")]
         true(jobs[0] == jobs[1] != jobs[2], "jobs by their keys: %r" % jobs)
