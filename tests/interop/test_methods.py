@@ -56,6 +56,23 @@ def jobs(quantd, shared):
     return run
 
 
+def output_error(report):
+    return sum(row["output_relative_mse"] for row in report["layers"])
+
+
+@pytest.fixture(scope="module")
+def rounding(jobs):
+    """What rounding at a width loses on a checkpoint, measured once."""
+    known = {}
+
+    def lost(model, width):
+        key = (model, *sorted(width.items()))
+        if key not in known:
+            known[key] = output_error(jobs(model, "rtn", {"output": {"format": "dense"}, "quantization": {**width, "mse_search": False}})[1])
+        return known[key]
+    return lost
+
+
 @pytest.fixture(scope="module")
 def methods(quantd):
     return {row["name"]: row for row in quantd.json("GET", "/v1/methods")["data"]}
@@ -79,7 +96,7 @@ def test_schema(methods, method):
 @pytest.mark.halved("method", "model")
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", JOBS)
-def test_runs(jobs, method, model):
+def test_runs(jobs, rounding, method, model):
     more, most = JOBS[method]
     job, report = jobs(model, method, more)
     if most is None:
@@ -92,7 +109,6 @@ def test_runs(jobs, method, model):
     assert all(row["nonfinite"] is False for row in rows), json.dumps(rows[:2])
     assert len({row["module"] for row in rows}) == len(rows)
     if method in ROUNDING:
-        _, rounded = jobs(model, "rtn", {"output": {"format": "dense"}, "quantization": {**ROUNDING[method], "mse_search": False}})
-        lost, plain = (sum(row["output_relative_mse"] for row in found["layers"]) for found in (report, rounded))
+        lost, plain = output_error(report), rounding(model, ROUNDING[method])
         print(f"  summed output error {lost:.4e}, rounding {plain:.4e}")
         assert lost <= plain
