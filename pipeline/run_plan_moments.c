@@ -74,7 +74,7 @@ void run_walk_moments(struct run_walk *w)
         double forward = plan_flops(plan, ~(plan_set)0, load->length, load->length) * (double)sequences;
         w->plan->moments += files;
         w->plan->work[PHASE_FORWARD] += 2 * forward;
-        w->plan->work[PHASE_STATISTICS] += 2 * forward + (double)(files / FLOAT) * (double)(sequences * load->length);
+        w->plan->work[PHASE_STATISTICS] += 2 * forward + (double)files / FLOAT * (double)(sequences * load->length);
         block = open > block ? open : block;
     }
     const struct block_tape_spec spec = {

@@ -119,7 +119,7 @@ static int vectors_resume(struct learn_model *model)
     struct model_block *block = &model->blocks[model->index];
     struct learn_vector *vector;
 
-    if (block->count == 0) {
+    if (block->vectors == NULL) {
         for (int i = 0; (vector = model_vector(model, i)) != NULL; i++) {
             if (vector->count > 0) {
                 memcpy(vector->host, vector->start, vector->count * sizeof(*vector->host));
