@@ -296,7 +296,7 @@ static void walk_generation(struct run_walk *w)
     const struct model_config *c = w->config;
     int64_t prompts = load->prompts < load->eval_sequences ? load->prompts : load->eval_sequences, batch_rows;
     int64_t prompt = load->prompt_tokens < load->eval_length ? load->prompt_tokens : load->eval_length;
-    int64_t length = prompt + load->generated, rows = memory_plan_logits(c, w->device->host_memory);
+    int64_t length = prompt + load->generated;
     double passes = (FLOAT_PASSES + QUANTIZED_PASSES) * (double)load->generated;
     double *work = w->plan->work;
 
@@ -304,6 +304,7 @@ static void walk_generation(struct run_walk *w)
         return;
     }
     w->always += run_walk_batches(w, prompts, length, w->rounds || w->rounds_late, &batch_rows);
+    int64_t rows = memory_plan_logits(c, w->device->host_memory); /* a bare model has none, and no prompts */
     rows = rows < load->generated ? rows : load->generated;
     int64_t logits = rows * (c->hidden_size + c->vocab_size) * FLOAT;
     run_walk_note(w, STAGE_EVALUATING, run_walk_table(w) + logits, rows * c->vocab_size * FLOAT);
