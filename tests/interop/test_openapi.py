@@ -80,7 +80,7 @@ def test_daemon_answers_as_described(sender, document, tmp_path):
         config.write_text("[parameters]\n" + "".join(f'"{name}" = "{value}"\n' for name, value in known.items()) + checks)
         plain = tmp_path / "plain.toml"
         plain.write_text(checks)
-        examples = os.environ.get("QUANTD_OPENAPI_EXAMPLES") or ("300" if full else "10")
+        examples = os.environ.get("QUANTD_OPENAPI_EXAMPLES") or ("300" if full else "6")
         url = "http://%s:%d/openapi.json" % quantd.address
         headers = [] if sender == "none" else [w for name, value in quantd.authorization().items() for w in ("-H", f"{name}: {value}")]
         # What the generator throws away is its own affair, and stops an operation's examples where it is too much by chance.
