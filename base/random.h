@@ -12,3 +12,13 @@ static inline uint64_t random_next(uint64_t *state)
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return z ^ z >> 31;
 }
+
+/* Every order of the list with the same chance, but for less than count / 2^64. */
+static inline void random_shuffle(int64_t *list, int64_t count, uint64_t *state)
+{
+    for (int64_t i = count - 1; i > 0; i--) {
+        int64_t at = (int64_t)(random_next(state) % (uint64_t)(i + 1)), other = list[at];
+        list[at] = list[i];
+        list[i] = other;
+    }
+}

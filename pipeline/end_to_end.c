@@ -296,15 +296,6 @@ static int model_step(struct end_to_end *e, const int64_t *sequences, double *lo
     return 0;
 }
 
-static void end_shuffle(int64_t *list, int64_t count, uint64_t *seed)
-{
-    for (int64_t i = count - 1; i > 0; i--) {
-        int64_t at = (int64_t)(random_next(seed) % (uint64_t)(i + 1)), other = list[at];
-        list[at] = list[i];
-        list[i] = other;
-    }
-}
-
 static int epoch_measure(struct end_to_end *e)
 {
     struct tune_curve *c = &e->curve;
@@ -334,7 +325,7 @@ static int model_epochs(struct end_to_end *e, uint64_t seed)
     learn_model_keep(e->model);
     for (int64_t epoch = 0; epoch < e->plan.epochs; epoch++) {
         double loss = 0;
-        end_shuffle(learned, e->learned, &seed);
+        random_shuffle(learned, e->learned, &seed);
         for (int64_t i = 0; i < batches; i++) {
             e->step++;
             TRY(model_step(e, learned + i * e->plan.batch, &loss));
@@ -542,7 +533,7 @@ static int end_learn(struct end_to_end *e)
     for (int64_t i = 0; i < set->sequences; i++) {
         e->order[i] = i;
     }
-    end_shuffle(e->order, set->sequences, &seed);
+    random_shuffle(e->order, set->sequences, &seed);
     TRY(model_epochs(e, seed));
     learn_model_return(e->model);
     e->curve.done = true;

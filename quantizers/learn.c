@@ -21,11 +21,7 @@
 struct learn_state {
     const struct tune_context *context;
     const struct learn_plan *plan;
-    struct learn_linear *linears;
-    struct learn_vector *vectors; /* of norms and biases */
-    int linear_count, vector_count;
-    struct block_grads grads;
-    struct tensor scratch; /* F32: as the largest linear */
+    struct learn_parts parts;
     struct tensor target;  /* F32 [batch * length, hidden] */
     struct tensor none;    /* the same, zeros */
     struct tensor weights; /* F32 [batch * length] */
@@ -42,21 +38,6 @@ struct learn_state {
 static int64_t state_rest(const struct learn_state *s, int64_t count)
 {
     return count < s->context->batch ? count : s->context->batch;
-}
-
-/* A uniform choice among n, by seed. */
-static int64_t learn_choose(uint64_t *seed, int64_t n)
-{
-    return (int64_t)(random_next(seed) % (uint64_t)n);
-}
-
-static void learn_shuffle(int64_t *list, int64_t count, uint64_t *seed)
-{
-    for (int64_t i = count - 1; i > 0; i--) {
-        int64_t at = learn_choose(seed, i + 1), other = list[at];
-        list[at] = list[i];
-        list[i] = other;
-    }
 }
 
 /* --- passes */
@@ -128,28 +109,20 @@ static int learn_pass(const struct learn_state *s, const int64_t *sequences, int
         const struct tensor out = block_tape_value(c->tape, plan->output);
         const struct tensor gradient = block_tape_gradient(c->tape, plan->output);
         TRY(learn_loss(s, &out, &target, factor, backward ? &gradient : NULL, &lost));
-        TRY(backward ? block_tape_backward(c->block, c->tape, &s->grads, 0) : 0);
+        TRY(backward ? block_tape_backward(c->block, c->tape, &s->parts.grads, 0) : 0);
         *sum += lost;
     }
     *sum *= factor;
     return 0;
 }
 
-static int learn_apply(const struct learn_state *s)
-{
-    for (int i = 0; i < s->linear_count; i++) {
-        TRY(learn_linear_apply(s->context, &s->linears[i]));
-    }
-    return 0;
-}
-
 static int learn_keep(struct learn_state *s)
 {
-    for (int i = 0; i < s->linear_count; i++) {
-        TRY(learn_linear_keep(s->context, &s->linears[i]));
+    for (int i = 0; i < s->parts.linear_count; i++) {
+        TRY(learn_linear_keep(s->context, &s->parts.linears[i]));
     }
-    for (int i = 0; i < s->vector_count; i++) {
-        TRY(learn_vector_keep(s->context, &s->vectors[i]));
+    for (int i = 0; i < s->parts.float_count; i++) {
+        TRY(learn_vector_keep(s->context, &s->parts.floats[i]));
     }
     return 0;
 }
@@ -159,7 +132,7 @@ static int learn_measure(struct learn_state *s, int64_t step)
 {
     struct tune_curve *curve = s->context->curve;
 
-    TRY(learn_apply(s));
+    TRY(learn_parts_apply(s->context, &s->parts));
     TRY(learn_pass(s, s->order, s->plan->checked, false, &curve->last));
     if (step == 0) {
         curve->first = curve->last;
@@ -190,12 +163,12 @@ static int learn_clear(const struct learn_state *s)
 {
     const struct tune_context *c = s->context;
 
-    for (int i = 0; i < s->linear_count; i++) {
-        const struct tensor *grad = &s->linears[i].grad;
+    for (int i = 0; i < s->parts.linear_count; i++) {
+        const struct tensor *grad = &s->parts.linears[i].grad;
         TRY(c->gpu->ops->fill_zero(c->stream, grad->data, tensor_bytes(grad)));
     }
-    for (int i = 0; i < s->vector_count; i++) {
-        const struct tensor *grad = &s->vectors[i].grad;
+    for (int i = 0; i < s->parts.float_count; i++) {
+        const struct tensor *grad = &s->parts.floats[i].grad;
         TRY(c->gpu->ops->fill_zero(c->stream, grad->data, tensor_bytes(grad)));
     }
     return 0;
@@ -207,20 +180,14 @@ static int learn_step(struct learn_state *s, const int64_t *sequences, int64_t s
     double share = s->share * learn_decay(plan, step), loss;
 
     TRY(learn_clear(s));
-    TRY(learn_apply(s));
+    TRY(learn_parts_apply(s->context, &s->parts));
     TRY(learn_pass(s, sequences, plan->batch, true, &loss));
     s->losses[step - 1] = loss;
     s->diverged = !isfinite(loss);
     if (s->diverged) {
         return 0;
     }
-    for (int i = 0; i < s->linear_count; i++) {
-        TRY(learn_linear_step(s->context, plan, share, step, &s->scratch, &s->linears[i]));
-    }
-    for (int i = 0; i < s->vector_count; i++) {
-        struct learn_vector *vector = &s->vectors[i];
-        TRY(learn_vector_step(s->context, plan, share * plan->rate[vector->kind], step, vector));
-    }
+    TRY(learn_parts_step(s->context, plan, share, step, &s->parts));
     return s->context->tick(s->context->data, step, plan->steps, loss);
 }
 
@@ -238,7 +205,7 @@ static int learn_steps(struct learn_state *s)
 
     for (int64_t step = 1; step <= plan->steps && !s->diverged && !s->enough; step++) {
         if (next + plan->batch > s->learned) {
-            learn_shuffle(learned, s->learned, &seed);
+            random_shuffle(learned, s->learned, &seed);
             next = 0;
         }
         TRY(learn_step(s, learned + next, step));
@@ -253,11 +220,11 @@ static int learn_steps(struct learn_state *s)
 
 static int learn_reset(struct learn_state *s)
 {
-    for (int i = 0; i < s->linear_count; i++) {
-        TRY(learn_linear_reset(s->context, s->plan, &s->linears[i]));
+    for (int i = 0; i < s->parts.linear_count; i++) {
+        TRY(learn_linear_reset(s->context, s->plan, &s->parts.linears[i]));
     }
-    for (int i = 0; i < s->vector_count; i++) {
-        TRY(learn_vector_reset(s->context, &s->vectors[i]));
+    for (int i = 0; i < s->parts.float_count; i++) {
+        TRY(learn_vector_reset(s->context, &s->parts.floats[i]));
     }
     return 0;
 }
@@ -294,50 +261,7 @@ static int learn_attempts(struct learn_state *s)
     return 0;
 }
 
-/* --- what learns */
-
-static int learn_add_vector(struct learn_state *s, enum learn_kind kind, const struct tensor *tensor, double offset,
-                            struct tensor *grad)
-{
-    if (tensor->data == NULL || s->plan->rate[kind] == 0) {
-        return 0;
-    }
-    struct learn_vector *vector = &s->vectors[s->vector_count++];
-    TRY(learn_vector_init(s->context, kind, tensor, s->context->float_dtype, true, offset, vector));
-    *grad = vector->grad;
-    return 0;
-}
-
-static int learn_add_floats(struct learn_state *s)
-{
-    const struct block *block = s->context->block;
-    const struct plan *plan = block->plan;
-
-    for (int i = 0; i < plan->norm_count; i++) {
-        struct block_norm_grad *grad = &s->grads.norms[i];
-        TRY(learn_add_vector(s, LEARN_NORMS, &block->norms[i].weight, plan->norms[i].unit_offset ? 1 : 0,
-                             &grad->weight));
-        TRY(learn_add_vector(s, LEARN_NORMS, &block->norms[i].bias, 0, &grad->bias));
-    }
-    for (int i = 0; i < s->context->count; i++) {
-        int module = s->context->modules[i].module;
-        TRY(learn_add_vector(s, LEARN_BIASES, &block->modules[module].bias, 0, &s->grads.modules[module].bias));
-    }
-    return 0;
-}
-
-static int learn_add_linears(struct learn_state *s)
-{
-    for (int i = 0; i < s->context->count; i++) {
-        const struct tune_module *module = &s->context->modules[i];
-        if (module->learns && learn_linear_can(s->plan, module->result)) {
-            struct learn_linear *linear = &s->linears[s->linear_count++];
-            TRY(learn_linear_init(s->context, s->plan, module, linear));
-            s->grads.modules[module->module].weight = linear->grad;
-        }
-    }
-    return 0;
-}
+/* --- the state */
 
 static int64_t learn_hidden(const struct tune_context *context)
 {
@@ -348,32 +272,20 @@ static int64_t learn_hidden(const struct tune_context *context)
 
 static int state_init(const struct tune_context *context, const struct learn_plan *plan, struct learn_state *s)
 {
-    const struct plan *layer = context->block->plan;
     uint64_t seed = context->seed ^ 0x9e3779b97f4a7c15u;
-    int64_t largest = 0;
 
     *s = (struct learn_state){.context = context, .plan = plan, .share = 1};
-    for (int i = 0; i < context->count; i++) {
-        int64_t elements = context->modules[i].result->rows * context->modules[i].result->cols;
-        largest = elements > largest ? elements : largest;
-    }
-    TRY(mem_array(&s->linears, (size_t)context->count));
-    TRY(mem_array(&s->vectors, (size_t)(2 * layer->norm_count + context->count)));
-    TRY(mem_array(&s->grads.modules, (size_t)layer->module_count));
-    TRY(mem_array(&s->grads.norms, (size_t)layer->norm_count));
     TRY(mem_buffer(&s->order, (size_t)context->sequences));
     TRY(mem_array(&s->losses, (size_t)plan->steps));
     for (int64_t i = 0; i < context->sequences; i++) {
         s->order[i] = i;
     }
-    learn_shuffle(s->order, context->sequences, &seed);
+    random_shuffle(s->order, context->sequences, &seed);
     s->held = plan->held_out ? plan->checked : 0;
     s->learned = context->sequences - s->held;
-    TRY(learn_add_linears(s));
-    TRY(learn_add_floats(s));
+    TRY(learn_parts_init(context, plan, &s->parts));
     const int64_t tokens = context->batch * context->length;
     TRY(mem_buffer(&s->host_weights, (size_t)tokens));
-    TRY(gpu_tensor_uninitialized(context->gpu, DTYPE_F32, 1, &largest, &s->scratch));
     TRY(gpu_tensor_uninitialized(context->gpu, DTYPE_F32, 1, &tokens, &s->weights));
     TRY(gpu_tensor_new(context->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, learn_hidden(context)}, &s->none));
     return gpu_tensor_uninitialized(context->gpu, DTYPE_F32, 2,
@@ -385,59 +297,16 @@ static void state_deinit(struct learn_state *s)
 {
     const struct gpu *gpu = s->context->gpu;
 
-    for (int i = 0; i < s->linear_count; i++) {
-        learn_linear_deinit(gpu, &s->linears[i]);
-    }
-    for (int i = 0; i < s->vector_count; i++) {
-        learn_vector_deinit(gpu, &s->vectors[i]);
-    }
-    gpu_tensor_free(gpu, &s->scratch);
+    learn_parts_deinit(gpu, &s->parts);
     gpu_tensor_free(gpu, &s->target);
     gpu_tensor_free(gpu, &s->none);
     gpu_tensor_free(gpu, &s->weights);
     free(s->host_weights);
-    free(s->linears);
-    free(s->vectors);
-    free(s->grads.modules);
-    free(s->grads.norms);
     free(s->order);
     free(s->losses);
 }
 
 /* --- the end */
-
-/* Norms and biases that are not as they were are stored with the block. */
-static void learn_mark(const struct learn_state *s)
-{
-    const struct block *block = s->context->block;
-
-    for (int i = 0; i < s->vector_count; i++) {
-        const struct learn_vector *vector = &s->vectors[i];
-        bool changed = memcmp(vector->start, vector->best, vector->count * sizeof(*vector->best)) != 0;
-        for (int n = 0; changed && n < block->plan->norm_count; n++) {
-            struct block_norm *norm = &block->norms[n];
-            norm->changed = norm->changed || norm->weight.data == vector->device.data ||
-                            (norm->bias.data != NULL && norm->bias.data == vector->device.data);
-        }
-        for (int m = 0; changed && m < block->plan->module_count; m++) {
-            struct block_module *module = &block->modules[m];
-            module->changed =
-                module->changed || (module->bias.data != NULL && module->bias.data == vector->device.data);
-        }
-    }
-}
-
-static int learn_finish(const struct learn_state *s)
-{
-    for (int i = 0; i < s->linear_count; i++) {
-        TRY(learn_linear_finish(s->context, s->least_step > 0, &s->linears[i]));
-    }
-    for (int i = 0; i < s->vector_count; i++) {
-        TRY(learn_vector_restore(s->context, &s->vectors[i]));
-    }
-    learn_mark(s);
-    return 0;
-}
 
 static void learn_curve(const struct learn_state *s, double started)
 {
@@ -469,7 +338,7 @@ int learn_block(const struct tune_context *context, const struct learn_plan *ask
     }
     int rc = state_init(context, &plan, &state);
     rc = rc != 0 ? rc : learn_attempts(&state);
-    rc = rc != 0 ? rc : learn_finish(&state);
+    rc = rc != 0 ? rc : learn_parts_finish(context, state.least_step > 0, &state.parts);
     if (rc == 0) {
         learn_curve(&state, started);
     }

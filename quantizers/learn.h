@@ -96,7 +96,8 @@ void learn_vector_deinit(const struct gpu *gpu, struct learn_vector *vector);   
 int learn_vector_reset(const struct tune_context *context, struct learn_vector *vector); /* as it began */
 int learn_vector_step(const struct tune_context *context, const struct learn_plan *plan, double rate, int64_t step,
                       struct learn_vector *vector);
-int learn_vector_keep(const struct tune_context *context, struct learn_vector *vector);          /* it is the best */
+int learn_vector_keep(const struct tune_context *context, struct learn_vector *vector); /* it is the best */
+bool learn_vector_changed(const struct learn_vector *vector); /* the best is other than at first; count 0: no */
 int learn_vector_restore(const struct tune_context *context, const struct learn_vector *vector); /* of the best */
 
 /* A linear that learns. Its forward weight is the block's. */
@@ -128,6 +129,24 @@ int learn_linear_step(const struct tune_context *context, const struct learn_pla
 int learn_linear_keep(const struct tune_context *context, struct learn_linear *linear);
 /* The best to the result and to the block's weight. changed: it is not what the solver left. */
 int learn_linear_finish(const struct tune_context *context, bool changed, struct learn_linear *linear);
+
+/* learn_parts.c: what learns of a block, by the plan's rates. */
+struct learn_parts {
+    struct learn_linear *linears;
+    struct learn_vector *floats; /* of norms and biases */
+    int linear_count, float_count;
+    struct block_grads grads; /* views of theirs; zeros at first */
+    struct tensor scratch;    /* F32: as the largest linear */
+};
+int learn_parts_init(const struct tune_context *context, const struct learn_plan *plan,
+                     struct learn_parts *out);                             /* after a failure deinit is due, too */
+void learn_parts_deinit(const struct gpu *gpu, struct learn_parts *parts); /* zeroed is fine */
+int learn_parts_apply(const struct tune_context *context, const struct learn_parts *parts);
+int learn_parts_step(const struct tune_context *context, const struct learn_plan *plan, double share, int64_t step,
+                     struct learn_parts *parts);
+/* The best to results and block, which says which norms and biases are others than at first. changed: as
+ * learn_linear_finish has it. */
+int learn_parts_finish(const struct tune_context *context, bool changed, struct learn_parts *parts);
 
 /* learn_tables.c: a linear of codebooks, likewise. Its tables and the scales of rows learn, with codes as they are. */
 bool learn_tables_can(const struct learn_plan *plan, const struct qtensor *result);
