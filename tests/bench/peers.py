@@ -107,19 +107,18 @@ def first_line(error):
 
 
 def run_quantd(daemon, uploads, model, shape, method, parameters, folder):
-    """Returns (artifact, seconds, what quantd says of it)."""
+    """Returns (artifact, job)."""
     bits, group, sym = shape
     job = daemon.run({
         "model": model, "method": method, "quantization": {"bits": bits, "group_size": group, "sym": sym, **parameters},
         "output": {"format": "compressed-tensors"},
         "calibration": {"file_id": uploads[0], "num_samples": 0, "sequence_length": 256, "packing": False, "shuffle": False},
         "evaluation": {"file_id": uploads[1]}})
-    result = job["result"]
-    return daemon.download(job, folder), job["progress"]["elapsed_seconds"], (result["kl_divergence_mean"], result["perplexity_after"])
+    return daemon.download(job, folder), job
 
 
 def run_peer(peer, environment, checkpoint, calibration, shape, folder):
-    """Returns (artifact, seconds, package); an artifact made before is taken as it is."""
+    """Returns (artifact, what peers_quantize.py says of it); an artifact made before is taken as it is."""
     bits, group, sym = shape
     known = folder / "made.json"
     if not known.is_file():
@@ -130,9 +129,8 @@ def run_peer(peer, environment, checkpoint, calibration, shape, folder):
         if done.returncode != 0:
             raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with {done.returncode}")
         known.write_text(done.stdout.splitlines()[-1])
-    made = json.loads(known.read_text())
     (config,) = (folder / "artifact").rglob("config.json")
-    return complete(config.parent), made["seconds"], made["package"]
+    return complete(config.parent), json.loads(known.read_text())
 
 
 def complete(artifact):
@@ -161,8 +159,9 @@ class Table:
         print(f"| {name} | {first_line(error)} | | | |", flush=True)
 
 
-def check(name, said, found):
-    for what, a, b in zip(("KL", "perplexity"), said, found):
+def check(name, job, found):
+    said = job["result"]
+    for what, a, b in zip(("KL", "perplexity"), (said["kl_divergence_mean"], said["perplexity_after"]), found):
         if abs(a - b) > AGREE * abs(b):
             raise SystemExit(f"peers: quantd says {what} {a:.6g} of {name}, the evaluator {b:.6g}")
 
@@ -180,31 +179,39 @@ def tables(args, daemon, shared, scratch):
                     break
                 name = name_of(method, parameters)
                 try:
-                    artifact, seconds, said = run_quantd(daemon, uploads, registered, shape, method, parameters,
-                                                         scratch / f"{model}-{shape_name}-{i}")
+                    artifact, job = run_quantd(daemon, uploads, registered, shape, method, parameters,
+                                               scratch / f"{model}-{shape_name}-{i}")
                 except Failure as failure:
                     table.failed(f"quantd {name}", failure)
                     continue
                 found = evaluator.evaluate(artifact)
-                check(f"{model} {shape_name} {name}", said, found)
-                table.row(f"quantd {name}", seconds, *found)
+                check(f"{model} {shape_name} {name}", job, found)
+                table.row(f"quantd {name}", job["progress"]["elapsed_seconds"], *found)
             for peer, environment in PEERS:
                 if args.only and peer not in args.only:
                     continue
                 try:
-                    artifact, seconds, package = run_peer(peer, environment, shared / model, shared / "calibration.ndjson", shape,
-                                                          (args.cache or scratch) / peer / f"{model}-{shape_name}")
-                    packages.add(package)
-                    table.row(peer, seconds, *evaluator.evaluate(artifact))
+                    artifact, made = run_peer(peer, environment, shared / model, shared / "calibration.ndjson", shape,
+                                              (args.cache or scratch) / peer / f"{model}-{shape_name}")
+                    packages.add(made["package"])
+                    table.row(peer, made["seconds"], *evaluator.evaluate(artifact))
                 except (OSError, ValueError, RuntimeError, AssertionError, KeyError) as error:
                     table.failed(peer, error)
     return packages
 
 
-def main():
-    def listed(text):
-        return list(filter(None, text.split(",")))
+def listed(text):
+    return list(filter(None, text.split(",")))
 
+
+def shared_models():
+    shared = pathlib.Path(os.environ.get("QUANTD_SHARED", root.parent / "shared"), "models").resolve()
+    if not (shared / "evaluation.ndjson").is_file():
+        raise SystemExit(f"bench: no trained checkpoints and token sets in {shared}: set QUANTD_SHARED")
+    return shared
+
+
+def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=listed, default=list(MODELS))
     parser.add_argument("--shapes", type=listed, default=list(SHAPES))
@@ -213,9 +220,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=pathlib.Path)
     args = parser.parse_args()
-    shared = pathlib.Path(os.environ.get("QUANTD_SHARED", root.parent / "shared"), "models").resolve()
-    if not (shared / "evaluation.ndjson").is_file():
-        raise SystemExit(f"peers: no trained checkpoints and token sets in {shared}: set QUANTD_SHARED")
+    shared = shared_models()
     torch.set_num_threads(args.threads)
     args.cache = args.cache and args.cache.resolve()
     with tempfile.TemporaryDirectory(prefix="quantd-peers-") as scratch, Daemon([shared], "--threads", str(args.threads)) as daemon:

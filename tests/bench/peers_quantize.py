@@ -3,7 +3,7 @@
 
 Called by peers.py, in the environment that has the package. Each peer gets the same checkpoint in its own type and every record of the
 calibration set, quantizes the linears of the blocks on the CPU and saves what its users would serve. The last line of its output is an
-object of JSON: the package with its version, and the seconds from the loaded packages to the saved artifact.
+object of JSON: the package with its version, and the seconds and CPU seconds from the loaded packages to the saved artifact.
 """
 
 import importlib.metadata
@@ -80,9 +80,10 @@ PEERS = {"llmcompressor": llmcompressor(None), "llmcompressor-imatrix": llmcompr
 def main(peer, folder, calibration, bits, group, sym, out):
     package, prepare = PEERS[peer]
     quantize, records = prepare(), read_calibration(calibration)
-    begun = time.monotonic()
+    begun, cpu_begun = time.monotonic(), time.process_time()
     quantize(folder, records, int(bits), int(group), sym == "sym", out)
-    print("\n" + json.dumps({"package": f"{package} {importlib.metadata.version(package)}", "seconds": time.monotonic() - begun}))
+    print("\n" + json.dumps({"package": f"{package} {importlib.metadata.version(package)}", "seconds": time.monotonic() - begun,
+                             "cpu_seconds": time.process_time() - cpu_begun}))
 
 
 if __name__ == "__main__":
