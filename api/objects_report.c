@@ -64,7 +64,7 @@ static const struct schema_row tuned_block_rows[] = {
     MEMBER(last_loss, NUMBER, NULLABLE),
     MEMBER(best_step, INT, HELP("0: the solver's result was kept.")),
     MEMBER(seconds, NUMBER),
-    MEMBER(gpu_bytes, INT, HELP("Memory of values and gradients of a micro-batch.")),
+    MEMBER(gpu_bytes, INT, HELP("Memory of values and gradients of the sequences that are learned from at once.")),
     MEMBER(note, STRING, NULLABLE, HELP("What went otherwise.")),
     LIST(curve, schema_tuning_point, HELP("Losses of steps, 50 at most, evenly spaced.")),
     END};
@@ -80,7 +80,7 @@ static const struct schema_row tuned_model_rows[] = {
     MEMBER(last_loss, NUMBER, NULLABLE),
     MEMBER(best_step, INT, HELP("0: nothing was changed.")),
     MEMBER(seconds, NUMBER),
-    MEMBER(gpu_bytes, INT, HELP("Memory of values and gradients of a micro-batch.")),
+    MEMBER(gpu_bytes, INT, HELP("Memory of values and gradients of the sequences that are learned from at once.")),
     MEMBER(note, STRING, NULLABLE, HELP("What went otherwise.")),
     LIST(curve, schema_tuning_point, HELP("Measured losses after epochs, 50 at most.")),
     END};

@@ -5,8 +5,8 @@
  *   -> for b = L-1 .. 0: block_b once more from x_b, back to dL/dx_b, a step of what block b has
  *
  * One block is on the device at a time, read from its file on each visit with what was learned by then, so memory is
- * one block with its tape and the batch's hidden states. A step takes all its micro-batches through a block before the
- * next one. Sequences that are held out decide which epoch is kept.
+ * one block with its tape and the batch's hidden states. A step takes all its lanes (tune_lane) through a block before
+ * the next one. Sequences that are held out decide which epoch is kept.
  *
  * The new files of all blocks are written next to the old ones, then a list of both, at once; only then blocks are
  * committed with the new ones, one by one. Without the list nothing has happened, and a run begins the phase again;
@@ -49,7 +49,7 @@ struct end_to_end {
     struct head head;
     struct head_tape *head_tape;
     struct activations *inputs; /* [layers, the step's tokens]: of each block */
-    struct tensor x, teacher;   /* F32 [the step's tokens, hidden]; [a micro-batch's, hidden] */
+    struct tensor x, teacher;   /* F32 [the step's tokens, hidden]; [a lane's, hidden] */
     int64_t *order; /* sequences: those that are held out, then from `first` on the others; of one sequence the same */
     int64_t held, first, learned, steps, step;
     struct tune_curve curve;
@@ -131,7 +131,7 @@ static void visit_close(struct end_to_end *e, struct visit *v)
 /* --- passes of some sequences */
 
 struct part {
-    int64_t first, count; /* of the pass's sequences: a micro-batch */
+    int64_t first, count; /* of the pass's sequences: a lane */
     struct tensor x;      /* its rows */
 };
 
@@ -281,9 +281,7 @@ static int model_loss(struct end_to_end *e, double *loss)
 
 static double step_share(const struct end_to_end *e, int64_t step)
 {
-    double done = (double)(step - 1) / (double)e->steps;
-
-    return LAST_SHARE + (1 - LAST_SHARE) * 0.5 * (1 + cos(3.14159265358979323846 * done));
+    return tune_decay(true, LAST_SHARE, (double)(step - 1) / (double)e->steps);
 }
 
 static int model_step(struct end_to_end *e, const int64_t *sequences, double *loss)

@@ -4,6 +4,7 @@
 #include "pipeline/memory_plan.h"
 
 #include "models/block_grad.h"
+#include "quantizers/tune.h"
 
 #define LOGITS_BYTES ((int64_t)96 << 20) /* of both models' logits at once: in the host's memory, and in a device's */
 #define DEVICE_LOGITS_BYTES ((int64_t)1 << 30)
@@ -170,20 +171,21 @@ static bool learns(const struct memory_load *load)
     return load->calibrates && recipe_tuner(load->recipe) != NULL;
 }
 
-/* What learning adds: states of the largest block, where groups are no longer solved; a tape of as many sequences as a
- * micro-batch has. */
-static void plan_learning(const struct memory_load *load, const struct model *model, bool host_memory, int64_t tokens,
+/* What learning adds: states of the largest block, where groups are no longer solved; a tape of the sequences that it
+ * takes at once. */
+static void plan_learning(const struct memory_load *load, const struct model *model, bool host_memory,
                           struct memory_plan *plan)
 {
     const struct plans *plans = model_plans(model);
     int64_t length = load->sequence_length > 0 ? load->sequence_length : 1, states = 0;
+    int64_t lane = tune_lane(load->sequences > 0 ? load->sequences : INT64_MAX, length);
 
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
         states = plan_larger(states, memory_plan_tuned(load->recipe, plans_kind(plans, kind), load->sequences));
     }
     plan->solve = plan_larger(plan->solve, states);
-    plan->microbatches += memory_plan_tape(plans, plan_larger(tokens / length, 1), length) +
-                          memory_plan_end_to_end(load->recipe, model, host_memory, plan_larger(tokens, length), length);
+    plan->microbatches += memory_plan_tape(plans, lane, length) +
+                          memory_plan_end_to_end(load->recipe, model, host_memory, lane * length, length);
 }
 
 /* All experts of a block are there in the pass for output moments. */
@@ -291,7 +293,7 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
         plan_targets(c, &s, batch, &plan);
     }
     if (learns(load)) {
-        plan_learning(load, model, device->host_memory, tokens, &plan);
+        plan_learning(load, model, device->host_memory, &plan);
     }
     if (has_moments(load)) {
         plan_moments(load, model, &s, tokens, device->host_memory, &plan);

@@ -33,10 +33,11 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
 /* F32 weights of experts that are loaded at once: as much as the block's other modules have, and on a device with
  * memory of its own up to a share of it. */
 int64_t memory_plan_experts(const struct model *model, const struct gpu_info *device);
-/* What learning takes (run_plan_tune.c), of the device: the tape of a micro-batch; next to a solved block of that plan
- * its float weights, statistics and states; 0: nothing learns. */
+/* What learning takes (run_plan_tune.c), of the device: a tape of so many sequences; next to a solved block of that
+ * plan its float weights, statistics and states; 0: nothing learns. */
 int64_t memory_plan_tape(const struct plans *plans, int64_t sequences, int64_t length);
-/* What learning on the complete model adds: the head with its tape, and hidden states of a step and of a micro-batch.
+/* What learning on the complete model adds: the head with its tape, and hidden states of a step and of those of the
+ * tape.
  */
 int64_t memory_plan_end_to_end(const struct recipe *recipe, const struct model *model, bool host_memory,
                                int64_t tape_tokens, int64_t length);

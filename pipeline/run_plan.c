@@ -149,9 +149,10 @@ static void place_sets(struct run_walk *w)
         w->always += kept + w->batch_rows * w->config->hidden_size * FLOAT;
     }
     if (w->tokens > 0 && recipe_tuner(load->recipe) != NULL) {
+        int64_t lane = tune_lane(load->sequences, load->length);
         w->always +=
-            memory_plan_tape(model_plans(w->model), w->batch_rows / load->length, load->length) +
-            memory_plan_end_to_end(load->recipe, w->model, w->device->host_memory, w->batch_rows, load->length);
+            memory_plan_tape(model_plans(w->model), lane, load->length) +
+            memory_plan_end_to_end(load->recipe, w->model, w->device->host_memory, lane * load->length, load->length);
     }
     if (w->eval_tokens > 0) {
         w->always += run_walk_batches(w, load->eval_sequences, load->eval_length, w->rounds || w->rounds_late, &rows);

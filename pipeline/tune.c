@@ -38,7 +38,7 @@ int tuning_open(struct run *run)
     TRY(mem_new(&run->tuning));
     t = run->tuning;
     t->stage = stage;
-    t->batch = batches->batch;
+    t->batch = tune_lane(batches->set->sequences, batches->set->length);
     const struct block_tape_spec spec = {
         .plans = plans, .sequences = t->batch, .length = batches->set->length, .rounds = true};
     t->tape_bytes = block_tape_bytes(&spec);

@@ -1,7 +1,6 @@
 /* The loop of methods that learn on a block: steps over batches of sequences in seeded order, the loss measured now and
- * then on the same sequences, and what had the smallest kept. Gradients of a batch are summed over micro-batches in
- * their order, and sums are in fixed order on every device, so results depend on the seed, the device and the
- * micro-batch alone.
+ * then on the same sequences, and what had the smallest kept. Gradients of a batch are summed over lanes (tune_lane) in
+ * their order, and sums are in fixed order on every device, so results depend on the seed and the device alone.
  *
  * A loss that is not finite ends the steps: they begin once more from the solver's result at half the rates, and after
  * a second time what had the smallest loss by then is kept. */
@@ -42,7 +41,7 @@ static int64_t state_rest(const struct learn_state *s, int64_t count)
 
 /* --- passes */
 
-/* A micro-batch of `count` sequences into the tape, with its target. */
+/* A lane of `count` sequences into the tape, with its target. */
 static int learn_open(const struct learn_state *s, const int64_t *sequences, int64_t count, struct tensor *target)
 {
     const struct tune_context *c = s->context;
@@ -153,10 +152,7 @@ static int learn_measure(struct learn_state *s, int64_t step)
 
 static double learn_decay(const struct learn_plan *plan, int64_t step)
 {
-    double done = (double)(step - 1) / (double)plan->steps;
-    double shape = plan->cosine ? 0.5 * (1 + cos(3.14159265358979323846 * done)) : 1 - done;
-
-    return plan->floor + (1 - plan->floor) * shape;
+    return tune_decay(plan->cosine, plan->floor, (double)(step - 1) / (double)plan->steps);
 }
 
 static int learn_clear(const struct learn_state *s)

@@ -1,9 +1,26 @@
-/* Plans of methods that learn, against the calibration set that there is, and what they cost. */
+/* Plans of methods that learn, against the calibration set that there is, and what they cost; how learning takes its
+ * steps, on blocks and end to end. */
 
 #include "quantizers/learn.h"
 
 #include <math.h>
 #include <stdio.h>
+
+#define LANE_TOKENS 2048 /* products of so many rows are fast; micro-batches of devices are of as many or more */
+
+int64_t tune_lane(int64_t sequences, int64_t length)
+{
+    int64_t lane = length < LANE_TOKENS ? LANE_TOKENS / length : 1;
+
+    return lane < sequences ? lane : sequences;
+}
+
+double tune_decay(bool cosine, double floor, double done)
+{
+    double shape = cosine ? 0.5 * (1 + cos(3.14159265358979323846 * done)) : 1 - done;
+
+    return floor + (1 - floor) * shape;
+}
 
 /* What a small set has: at most half of it is held out, and a batch is at most what is left. */
 struct learn_plan learn_fit(const struct learn_plan *asked, int64_t sequences, struct tune_curve *curve)

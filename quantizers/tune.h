@@ -45,7 +45,7 @@ struct tune_context {
     struct block *block;    /* its weights are the method's to change; on success they are what results stand for */
     struct tune_module *modules;
     int count;
-    /* The calibration set: sequences of `length` tokens, of which a tape takes `batch` at once. */
+    /* The calibration set: sequences of `length` tokens, of which a tape takes `batch` (tune_lane) at once. */
     int64_t sequences, length, batch;
     struct block_tape *tape; /* of at least `batch` sequences */
     const int32_t *ids;      /* of all tokens */
@@ -64,6 +64,12 @@ struct tune_model_plan {
     int64_t batch;  /* sequences of a step */
     double scale_lr, table_lr, norm_lr, bias_lr;
 };
+
+/* How many of so many sequences learning takes through a block at once, 1 or more: a function of their length, so that
+ * gradients have the same sums whatever a device has memory for. */
+int64_t tune_lane(int64_t sequences, int64_t length);
+/* What is left of a rate when `done` of all steps (0..1) are made: from 1 to `floor`, as a cosine or else linearly. */
+double tune_decay(bool cosine, double floor, double done);
 
 /* What learning on a block takes and does. */
 struct tune_cost {

@@ -14,7 +14,7 @@ static void open_learned(struct world *w, const char *method, const char *quanti
 {
     world_open(w, "rtn", threads);
     read_recipe(w, method, quantization);
-    w->gpu.info.batch_tokens = LENGTH; /* a step takes two micro-batches */
+    w->gpu.info.batch_tokens = LENGTH;
     w->evaluation = w->calibration;
 }
 
@@ -87,6 +87,29 @@ START_TEST(test_measured_is_evaluated)
     ck_assert_int_eq(w.complete.held_out, 0);
     ck_assert_double_lt(w.complete.best, w.complete.first);
     ck_assert_double_eq_tol(w.result.kl_mean / w.complete.best, 1, 0.05);
+    world_close(&w);
+}
+END_TEST
+
+/* A step takes its 36 sequences through each block 32 at a time. */
+START_TEST(test_lanes_come_nearer)
+{
+    enum { MANY = 40 };
+    static int32_t ids[MANY * LENGTH];
+    struct world w;
+    uint64_t seed = 9;
+    ck_assert_int_lt(tune_lane(MANY, LENGTH), MANY - 4);
+    for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+        ids[i] = (int32_t)(random_bits(&seed) % 2048);
+    }
+    open_learned(&w, "[\"gptq\",\"tune\"]",
+                 "{" GRID ",\"tune_epochs\":0,\"end_to_end\":true,\"e2e_epochs\":1,\"e2e_batch_size\":36}", 2);
+    w.calibration = (struct calibration_set){.ids = ids, .sequences = MANY, .length = LENGTH};
+    w.evaluation.sequences = 0;
+    ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_int_eq(w.complete.sequences, MANY - 4);
+    ck_assert_int_eq(w.complete.best_step, 1);
+    ck_assert_double_lt(w.complete.best, w.complete.first);
     world_close(&w);
 }
 END_TEST
@@ -174,7 +197,7 @@ START_TEST(test_losses_that_are_not_finite)
     struct gpu_ops ops;
     open_learned(&blocks, "[\"gptq\",\"tune\"]", "{" GRID "," TUNED "}", 2);
     ck_assert_rc_ok(run(&blocks, MEMORY));
-    for (int from = 0; from <= 3; from += 3) { /* the first loss is of two micro-batches */
+    for (int from = 0; from <= 1; from++) { /* the first loss is one of all that is held out */
         open_learned(&w, "[\"gptq\",\"tune\"]", SHORT, 2);
         real_ops = w.gpu.ops;
         ops = *w.gpu.ops;
@@ -195,5 +218,5 @@ START_TEST(test_losses_that_are_not_finite)
 END_TEST
 
 UNIT_MAIN("pipeline_end_to_end", test_scales_come_nearer, test_qat_comes_nearer, test_rewritten_blocks_come_nearer,
-          test_tables_come_nearer, test_codebooks_come_nearer, test_measured_is_evaluated, test_no_rates_change_nothing,
-          test_spilled_threads_and_resumes_are_the_same, test_losses_that_are_not_finite)
+          test_tables_come_nearer, test_codebooks_come_nearer, test_measured_is_evaluated, test_lanes_come_nearer,
+          test_no_rates_change_nothing, test_spilled_threads_and_resumes_are_the_same, test_losses_that_are_not_finite)

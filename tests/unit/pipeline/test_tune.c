@@ -135,6 +135,36 @@ START_TEST(test_spilled_threads_and_resumes_are_the_same)
 }
 END_TEST
 
+/* Gradients have the same sums whatever a device has memory for: a step takes its 36 sequences 32 at a time. */
+START_TEST(test_micro_batches_are_the_same)
+{
+    enum { MANY = 36 };
+    static const int64_t batches[] = {8, 4, 1};
+    static int32_t ids[MANY * LENGTH];
+    struct world w[3];
+    uint64_t seed = 9;
+    ck_assert_int_lt(tune_lane(MANY, LENGTH), MANY);
+    for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+        ids[i] = (int32_t)(random_bits(&seed) % 2048);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        open_tuned(&w[i], "[\"gptq\",\"tune\"]", "{" GRID ",\"tune_epochs\":3,\"tune_batch_size\":36}", 2);
+        w[i].gpu.info.batch_tokens = batches[i] * LENGTH;
+        w[i].calibration = (struct calibration_set){.ids = ids, .sequences = MANY, .length = LENGTH};
+        w[i].evaluation.sequences = 0;
+        w[i].stop_at = 0;
+        ck_assert_int_eq(run(&w[i], MEMORY), ERR_INTERRUPTED);
+        ck_assert_int_gt(w[i].curves[0].best_step, 0);
+        ck_assert_double_eq(w[i].curves[0].best, w[0].curves[0].best);
+        ck_assert_int_eq(w[i].curves[0].bytes, w[0].curves[0].bytes);
+        ck_assert_str_eq(w[i].blocks[0].sha256, w[0].blocks[0].sha256);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        world_close(&w[i]);
+    }
+}
+END_TEST
+
 /* A backend whose losses are not finite from a given one on. */
 static const struct gpu_ops *real_ops;
 static int losses_left;
@@ -152,7 +182,7 @@ START_TEST(test_losses_that_are_not_finite)
     struct gpu_ops ops;
     open_tuned(&solved, "\"gptq\"", "{" GRID "}", 2);
     ck_assert_rc_ok(run(&solved, MEMORY));
-    for (int from = 0; from <= 3; from += 3) { /* three micro-batches of one sequence or two are the first loss */
+    for (int from = 0; from <= 1; from++) { /* all sequences at once are the first loss */
         open_tuned(&w, "\"autoround\"", SHORT, 2);
         real_ops = w.gpu.ops;
         ops = *w.gpu.ops;
@@ -194,4 +224,5 @@ START_TEST(test_rows_are_measured_again)
 END_TEST
 
 UNIT_MAIN("pipeline_tune", test_no_step_changes_nothing, test_learning_comes_nearer,
-          test_spilled_threads_and_resumes_are_the_same, test_losses_that_are_not_finite, test_rows_are_measured_again)
+          test_spilled_threads_and_resumes_are_the_same, test_micro_batches_are_the_same,
+          test_losses_that_are_not_finite, test_rows_are_measured_again)
