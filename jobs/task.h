@@ -48,6 +48,7 @@ struct task {
         *phase; /* "loading", "measuring", "quantizing", "evaluating", "exporting": never back within an attempt */
     const char *step; /* what it is at; of a block it comes round with each */
     int64_t block;    /* the open one, from 1; 0 = none */
+    struct tune_progress learning;
     int64_t layers_done, layers_total, modules_done, modules_total;
     int64_t last_layer_saved_at;
     double started, elapsed_before; /* monotonic seconds; running time of earlier attempts */

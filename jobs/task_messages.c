@@ -9,6 +9,7 @@
 #include "jobs/blocks.h"
 #include "jobs/metrics.h"
 #include "jobs/rows.h"
+#include "jobs/tuning.h"
 #include "jobs/view.h"
 
 #include <math.h>
@@ -195,7 +196,8 @@ static int task_flush(struct task *task)
     AUTO_JSON json_t *event = view_progress(&columns.progress);
 
     task->last_flush_ms = clock_monotonic_ms();
-    if (event == NULL || json_object_set_new(event, "phase", json_string(task->phase)) != 0) {
+    if (event == NULL || json_object_set_new(event, "phase", json_string(task->phase)) != 0 ||
+        json_object_set_new(event, "tuning", tuning_progress(&task->learning)) != 0) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for progress");
     }
     update.event = "progress";
@@ -241,6 +243,7 @@ int task_tick_phase(struct task *task, double fraction, const char *phase)
 {
     task->phase = phase;
     task->step = phase;
+    task->learning = (struct tune_progress){.steps = 0};
     task->block = 0;
     return tick(task, fraction);
 }
@@ -252,6 +255,7 @@ static int progress(struct task *task, const struct message_progress *progress)
 
     task->phase = measures ? "measuring" : over ? "evaluating" : "quantizing";
     task->step = progress->step;
+    task->learning = progress->learning;
     task->block = over || measures ? 0 : progress->block + 1;
     double of_rung = progress->fraction < FRACTION_PIPELINE ? progress->fraction : FRACTION_PIPELINE;
     return tick(task, task_fraction(task, of_rung));

@@ -10,6 +10,16 @@ static json_t *loss_or_null(double loss)
     return isfinite(loss) ? json_real(loss) : json_null();
 }
 
+json_t *tuning_progress(const struct tune_progress *progress)
+{
+    if (progress->steps == 0) {
+        return json_null();
+    }
+    return json_pack("{s:I, s:I, s:f, s:o, s:o}", "step", (json_int_t)progress->step, "steps",
+                     (json_int_t)progress->steps, "rate", progress->rate, "loss", loss_or_null(progress->loss),
+                     "first_loss", loss_or_null(progress->first));
+}
+
 json_t *tuning_note(int64_t layer, const struct tune_curve *curve)
 {
     json_t *points = json_array();

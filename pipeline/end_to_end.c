@@ -287,6 +287,8 @@ static double step_share(const struct end_to_end *e, int64_t step)
 static int model_step(struct end_to_end *e, const int64_t *sequences, double *loss)
 {
     TRY(forward_pass(e, sequences, e->plan.batch, true, loss));
+    e->run->learning = (struct tune_progress){
+        .step = e->step, .steps = e->steps, .rate = step_share(e, e->step), .loss = *loss, .first = e->curve.first};
     for (int64_t b = e->layers - 1; isfinite(*loss) && b >= 0; b--) {
         TRY(run_tick(e->run, (double)e->step / (double)(e->steps + 1), "tuning"));
         TRY(parts_backward(e, b, sequences, e->plan.batch, step_share(e, e->step)));
@@ -564,6 +566,7 @@ int end_to_end_run(struct run *run)
     if (list == NULL) {
         e.tape = tuning_tape(run, &e.batch);
         int rc = end_learn(&e);
+        run->learning = (struct tune_progress){.steps = 0};
         end_deinit(&e);
         run_end_phase(run, PHASE_SOLVE, 0);
         TRY(rc != 0 ? err_pass(rc, "end to end") : 0);

@@ -76,6 +76,8 @@ struct message_progress {
     double fraction;  /* of the blocks; beyond 1 during the evaluation at the end */
     int64_t block;    /* the open one; the number of blocks once all are done */
     const char *step; /* one of message_steps */
+    struct tune_progress
+        learning; /* in step "tuning" from the first step on; of the complete model's once all blocks are done */
 };
 
 struct message_block {

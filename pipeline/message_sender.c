@@ -23,11 +23,15 @@ static int send_message(const struct message_sender *sender, struct message *mes
     return sender->p->receive(sender->p->receiver, message);
 }
 
-int message_send_progress(const struct message_sender *sender, double fraction, int64_t block, const char *step)
+int message_send_progress(const struct message_sender *sender, double fraction, int64_t block, const char *step,
+                          const struct tune_progress *learning)
 {
     struct message message = {.kind = MESSAGE_PROGRESS,
                               .progress = {.fraction = fraction, .block = block, .step = step}};
 
+    if (learning != NULL) {
+        message.progress.learning = *learning;
+    }
     return send_message(sender, &message);
 }
 

@@ -9,7 +9,8 @@ struct message_sender {
 };
 
 /* Each returns what the receiver did: nonzero stops the run (message_receiver). */
-int message_send_progress(const struct message_sender *sender, double fraction, int64_t block, const char *step);
+int message_send_progress(const struct message_sender *sender, double fraction, int64_t block, const char *step,
+                          const struct tune_progress *learning);
 int message_send_warning(const struct message_sender *sender, const char *code, const char *text);
 int message_send_block_done(const struct message_sender *sender, const struct message_block *block);
 /* The last one: rc with this thread's error record, which stays, or 0 and the result. Returns rc. */

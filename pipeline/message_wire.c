@@ -339,6 +339,15 @@ static void get_result(struct wire_in *in, struct evaluation_result *result)
     result->length = wire_get_int(in);
 }
 
+static void put_learning(struct wire_out *out, const struct tune_progress *learning)
+{
+    wire_put_int(out, learning->step);
+    wire_put_int(out, learning->steps);
+    wire_put_real(out, learning->rate);
+    wire_put_real(out, learning->loss);
+    wire_put_real(out, learning->first);
+}
+
 void message_encode(const struct message *message, struct wire_out *out)
 {
     wire_put_int(out, message->kind);
@@ -350,6 +359,7 @@ void message_encode(const struct message *message, struct wire_out *out)
         wire_put_real(out, message->progress.fraction);
         wire_put_int(out, message->progress.block);
         wire_put_text(out, message->progress.step);
+        put_learning(out, &message->progress.learning);
         break;
     case MESSAGE_BLOCK_DONE:
         put_block(out, &message->block);
@@ -385,11 +395,22 @@ static const char *get_step(struct wire_in *in)
     return NULL;
 }
 
+static void get_learning(struct wire_in *in, struct tune_progress *learning)
+{
+    learning->step = wire_get_int(in);
+    learning->steps = wire_get_int(in);
+    learning->rate = wire_get_real(in);
+    learning->loss = wire_get_real(in);
+    learning->first = wire_get_real(in);
+    in->bad = in->bad || learning->step < 0 || learning->step > learning->steps;
+}
+
 static void get_progress(struct wire_in *in, struct message_progress *progress)
 {
     progress->fraction = wire_get_real(in);
     progress->block = wire_get_int(in);
     progress->step = get_step(in);
+    get_learning(in, &progress->learning);
     in->bad = in->bad || !(progress->fraction >= 0 && progress->fraction < 1e9) || progress->block < 0;
 }
 

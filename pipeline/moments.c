@@ -45,7 +45,7 @@ static bool moments_wanted(struct run *run, int module)
 static int moments_tick(struct moments *m, int64_t block, double by)
 {
     m->done += by;
-    return message_send_progress(m->run->sender, MOMENTS_SHARE * m->done / m->units, block, "measuring");
+    return message_send_progress(m->run->sender, MOMENTS_SHARE * m->done / m->units, block, "measuring", NULL);
 }
 
 /* --- blocks */

@@ -12,10 +12,11 @@ int run_tick(struct run *run, double share, const char *step)
 
     run->block_fraction = share;
     if (run->trials != NULL) {
-        return message_send_progress(run->sender, run->pass_share * run->pass_done, run->block_index, "measuring");
+        return message_send_progress(run->sender, run->pass_share * run->pass_done, run->block_index, "measuring",
+                                     NULL);
     }
     TRY(checkpoint_commit(run->checkpoint, false));
-    return message_send_progress(run->sender, 0.95 * done, block, step);
+    return message_send_progress(run->sender, 0.95 * done, block, step, &run->learning);
 }
 
 void run_end_phase(struct run *run, enum pipeline_phase phase, double flops)

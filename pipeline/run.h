@@ -54,7 +54,8 @@ struct run {
                                                   * (plan_storage.store); 0: the residual stream; NULL: none */
     struct reference reference;
     struct evaluation evaluation;
-    struct tuning *tuning; /* of solved blocks (tuned.h); NULL: nothing learns */
+    struct tuning *tuning;         /* of solved blocks (tuned.h); NULL: nothing learns */
+    struct tune_progress learning; /* of what learns at the time */
 
     bool blocks_done; /* all of them: the open block is one that passes are repeated through */
     /* a pass that only measures (sensitivity.c) */

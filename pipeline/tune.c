@@ -135,12 +135,12 @@ static int tuning_target(void *data, int64_t sequence, const struct tensor *rows
                             run->p->gpu, run->stream);
 }
 
-static int tuning_tick(void *data, int64_t step, int64_t steps, double loss)
+static int tuning_tick(void *data, const struct tune_progress *progress)
 {
     struct run *run = data;
 
-    (void)loss;
-    return run_tick(run, (double)step / (double)steps, "tuning");
+    run->learning = *progress;
+    return run_tick(run, (double)progress->step / (double)progress->steps, "tuning");
 }
 
 /* Results, all of them on the host, with the weights that they stand for. */
@@ -246,6 +246,7 @@ int tuning_run(struct run *run, struct block *block, struct block_outputs *outpu
         TRY(mem_array(&modules, (size_t)t->count));
         TRY(tuning_modules(run, outputs, modules));
         int rc = tuning_learn(run, block, modules);
+        run->learning = (struct tune_progress){.steps = 0};
         run_end_phase(run, PHASE_SOLVE, 0);
         if (rc != 0) {
             return err_pass(rc, "%s of block %lld", t->stage->quantizer->name, (long long)run->block_index);

@@ -184,7 +184,9 @@ static int learn_step(struct learn_state *s, const int64_t *sequences, int64_t s
         return 0;
     }
     TRY(learn_parts_step(s->context, plan, share, step, &s->parts));
-    return s->context->tick(s->context->data, step, plan->steps, loss);
+    const struct tune_progress progress = {
+        .step = step, .steps = plan->steps, .rate = share, .loss = loss, .first = s->context->curve->first};
+    return s->context->tick(s->context->data, &progress);
 }
 
 /* Whether the loss is measured after this step. */

@@ -10,6 +10,13 @@
 
 #define TUNE_POINTS_MAX 50
 
+/* Where learning is, for whoever watches. */
+struct tune_progress {
+    int64_t step, steps; /* the last that was made; of so many. steps 0: nothing learns */
+    double rate;         /* what is left of the rates */
+    double loss, first;  /* of that step; as solved: those of the curve below */
+};
+
 /* How the loss fell, for the report: the mean over tokens of |y - t|^2 / |t|^2, t being what the float block gives. */
 struct tune_point {
     int64_t step;
@@ -52,7 +59,7 @@ struct tune_context {
     /* A sequence's rows: of a value that the plan takes, on the quantized path, or of the float block's output. */
     int (*input)(void *data, int64_t sequence, int value, const struct tensor *rows);
     int (*target)(void *data, int64_t sequence, const struct tensor *rows);
-    int (*tick)(void *data, int64_t step, int64_t steps, double loss); /* nonzero: stop, and return it */
+    int (*tick)(void *data, const struct tune_progress *progress); /* nonzero: stop, and return it */
     void *data;
     struct tune_curve *curve; /* to be filled in */
 };

@@ -248,6 +248,9 @@ export function show(main, {args, signal, title}) {
     }
     errors.update(state.report);
     tuning.update(state.report?.tuning);
+    if (ended(job.status)) {
+      tuning.rest();
+    }
     renderAnalysis(state.report?.analysis?.schemes ?? []);
     renderMessages();
   }
@@ -292,6 +295,9 @@ export function show(main, {args, signal, title}) {
   function onEvent(event) {
     state.last = event.seq;
     log.add(event);
+    if (event.type === "progress" && event.data.tuning && working(state.job?.status)) {
+      tuning.watch(event.data.block, event.data.tuning);
+    }
     if (event.type === "layer") {
       let added = false;
       for (const module of event.data.modules) {

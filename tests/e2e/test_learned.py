@@ -118,6 +118,11 @@ def killed():
             equal(s.weights(job), expected, "weights after a kill")
             again = s.submit("autoround", **more)
             s.while_tuning(again, 1)
+            told = [event["data"] for event in s.daemon.get("%s/%s/events?limit=100" % (JOBS, again))["data"] if event["type"] == "progress"]
+            steps = [data["tuning"] for data in told if data["step"] == "tuning"]
+            true(all((data["tuning"] is None) == (data["step"] != "tuning") for data in told) and steps, "what learns tells steps: %r" % told)
+            for step in steps:
+                true(1 <= step["step"] <= step["steps"] == 90 and 0 < step["rate"] <= 1 and step["loss"] > 0 and step["first_loss"] > 0, "a step: %r" % step)
             s.daemon.request("POST", "%s/%s/cancel" % (JOBS, again))
             equal(wait_job(s.daemon, again)["status"], "cancelled", "status")
 

@@ -57,7 +57,7 @@ static struct message sample(enum message_kind kind)
     message.times.seconds[PHASE_SOLVE] = 1.5;
     switch (kind) {
     case MESSAGE_PROGRESS:
-        message.progress = (struct message_progress){0.5, 2, message_steps[1]};
+        message.progress = (struct message_progress){0.5, 2, message_steps[1], {3, 4, 0.25, 0.01, 0.02}};
         break;
     case MESSAGE_BLOCK_DONE:
         message.block = (struct message_block){saved, rows, 2, &scales, analysis, 1, &curve, true};
@@ -135,6 +135,7 @@ START_TEST(test_messages_arrive_as_they_were)
         if (kind == MESSAGE_PROGRESS) {
             ck_assert_ptr_eq(back.progress.step, message_steps[1]);
             ck_assert_int_eq(back.progress.block, 2);
+            ck_assert_mem_eq(&back.progress.learning, &message.progress.learning, sizeof(back.progress.learning));
         } else if (kind == MESSAGE_BLOCK_DONE) {
             same_block(&message.block, &back.block);
         } else if (kind == MESSAGE_WARNING) {
