@@ -7,8 +7,9 @@
  *   scales   the best one of each row;
  *   codes    a beam over the M codes of each group with all other groups fixed, for one group after the other.
  * Each step has what is there among its candidates, so the loss falls from epoch to epoch, until it falls by less than
- * relative_mse_tolerance. Last, scales and tables are rounded to what the artifact stores, and codes are chosen for
- * what is stored; the loss that is reported is the one after that. */
+ * relative_mse_tolerance. With `output_moments` O further epochs of tables and codes are on tr(O (W - W^) H (W - W^)^T)
+ * (codebooks_both.c). Last, scales and tables are rounded to what the artifact stores, and codes are chosen for what is
+ * stored; the loss that is reported is the one after that. */
 
 #include "quantizers/codebooks.h"
 
@@ -35,6 +36,8 @@ struct aqlm_params {
     double relative_mse_tolerance;
     int64_t max_epochs;
     int64_t beam_size;
+    bool output_moments;
+    int64_t output_tokens;
 };
 
 static int aqlm_scheme(const void *values, int64_t rows, int64_t cols, struct qscheme *out)
@@ -59,8 +62,7 @@ static int aqlm_epoch(struct codebooks *c, const struct tensor *h, double *loss)
 
     TRY(codebooks_fit_tables(c, h, FIT_STEPS, loss));
     TRY(codebooks_fit_scales(c, h, loss));
-    TRY(c->context->gpu->ops->code_search(c->context->stream, &c->entries, &c->d, &c->scale, &c->table, h, NULL,
-                                          &c->spec, &gain));
+    TRY(codebooks_search(c, h, &gain));
     TRY(codebooks_residual(c));
     return codebooks_loss(c, h, loss);
 }
@@ -89,6 +91,34 @@ static int aqlm_refine(struct codebooks *c, const struct tensor *h, const struct
     return 0;
 }
 
+/* Rows weighed against each other by what their outputs cost the model. */
+static int aqlm_both_sides(struct codebooks *c, const struct tensor *h, struct linear_job *job, int *epochs)
+{
+    const struct aqlm_params *params = job->params;
+    AUTO_TENSOR(o, c->context->gpu);
+    double loss = 0;
+
+    if (!params->output_moments || c->context->output_moments == NULL) {
+        return 0;
+    }
+    TRY(quant_tick(c->context));
+    TRY(c->context->output_moments(c->context->output_data, job, QUANT_OUTPUT_KEPT, &o));
+    TRY(codebooks_couple(c, &o));
+    job->two_sided = true;
+    return aqlm_refine(c, h, job, &job->two_sided_start, &loss, epochs);
+}
+
+/* What the artifact stores, and what it loses. */
+static int aqlm_end(struct codebooks *c, const struct tensor *h, struct linear_job *job)
+{
+    TRY(codebooks_store(c, h));
+    if (job->two_sided) {
+        TRY(codebooks_loss(c, h, &job->two_sided_loss));
+        gpu_tensor_free(c->context->gpu, &c->o);
+    }
+    return codebooks_loss(c, h, &job->loss);
+}
+
 static int aqlm_solve_linear(const struct solve_context *context, const struct layer_stats *stats,
                              const float *diagonal, struct linear_job *job)
 {
@@ -99,26 +129,29 @@ static int aqlm_solve_linear(const struct solve_context *context, const struct l
                                       .beam = (int)params->beam_size};
     AUTO(codebooks) struct codebooks c = {0};
     struct qscheme scheme;
+    const struct tensor *h = &stats->hessian;
     double first = 0, loss = 0;
-    int epochs = 0;
+    int epochs = 0, both = 0;
 
     TRY(aqlm_scheme(params, job->weight->shape[0], job->weight->shape[1], &scheme));
     scheme.scale_dtype = context->scale_dtype;
     TRY(codebooks_init(context, job, &spec, diagonal, &c));
     TRY(codebooks_start(&c, KMEANS_ITERATIONS));
-    TRY(aqlm_refine(&c, &stats->hessian, job, &first, &loss, &epochs));
-    if (epochs > 0) {
-        TRY(codebooks_fit_tables(&c, &stats->hessian, LAST_FIT_STEPS, &loss));
+    TRY(aqlm_refine(&c, h, job, &first, &loss, &epochs));
+    TRY(aqlm_both_sides(&c, h, job, &both));
+    if (epochs + both > 0) {
+        TRY(codebooks_loss(&c, h, &loss));
+        TRY(codebooks_fit_tables(&c, h, LAST_FIT_STEPS, &loss));
     }
-    TRY(codebooks_store(&c, &stats->hessian));
-    TRY(codebooks_loss(&c, &stats->hessian, &job->loss));
+    TRY(aqlm_end(&c, h, job));
     TRY(codebooks_take(&c, &scheme, job));
-    snprintf(job->note, sizeof(job->note), "loss %.4g -> %.4g in %d epochs", first, job->loss, epochs);
+    snprintf(job->note, sizeof(job->note), "loss %.4g -> %.4g in %d epochs", first, job->loss, epochs + both);
     return 0;
 }
 
 /* Epochs end when they gain too little; on trained weights that is after EPOCHS_USUAL of them. */
 #define EPOCHS_USUAL 20
+#define EPOCHS_BOTH 6
 
 static void aqlm_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
 {
@@ -135,6 +168,17 @@ static void aqlm_cost(const void *values, const struct quant_shape *shape, struc
     int64_t fit = (spec.codebooks * ((int64_t)1 << spec.bits) * spec.group_size) * 6 * (int64_t)sizeof(float);
     out->host = fit > out->host ? fit : out->host;
     out->operations += epochs * ((FIT_STEPS + 3) * product + search) + LAST_FIT_STEPS * product;
+    if (params->output_moments) {
+        codebooks_cost_both(&spec, shape, (double)EPOCHS_BOTH * (FIT_STEPS + 3), out);
+        out->operations += EPOCHS_BOTH * search;
+    }
+}
+
+static int64_t aqlm_output_tokens(const void *values)
+{
+    const struct aqlm_params *params = values;
+
+    return !params->output_moments ? 0 : params->output_tokens > 0 ? params->output_tokens : -1;
 }
 
 static int aqlm_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
@@ -177,6 +221,7 @@ static const struct params_row aqlm_rows[] = {
     QUANT_ROW(PARAMS_INT, aqlm_params, beam_size, "1", .min = 1, .max = GPU_CODE_BEAM_MAX,
               .help = "Ways of coding a group that are followed through its codebooks; with one codebook it changes "
                       "nothing."),
+    QUANT_OUTPUT_ROWS(aqlm_params, "tables and codes"),
     {.name = NULL},
 };
 
@@ -189,6 +234,7 @@ const struct quantizer quantizer_aqlm = {
             "(Egiazarian et al. 2024, arXiv 2401.06118). The best choice at 2 bits, and the slowest; needs calibration "
             "data, and a runtime with its kernels.",
     .stats = STATS_HESSIAN,
+    .output_tokens = aqlm_output_tokens,
     .params = aqlm_tables,
     .params_size = sizeof(struct aqlm_params),
     .check = quant_base_check,

@@ -122,8 +122,8 @@ int codebooks_init(const struct solve_context *context, const struct linear_job 
 
 void codebooks_deinit(struct codebooks *c)
 {
-    struct tensor *all[] = {&c->entries, &c->table, &c->scale,   &c->d,      &c->importance,
-                            &c->p,       &c->q,     &c->rowwise, &c->reduced};
+    struct tensor *all[] = {&c->entries, &c->table,   &c->scale,   &c->d, &c->importance, &c->p,
+                            &c->q,       &c->rowwise, &c->reduced, &c->o, &c->od,         &c->diagonal};
 
     for (size_t i = 0; c->context != NULL && i < sizeof(all) / sizeof(all[0]); i++) {
         gpu_tensor_free(c->context->gpu, all[i]);
@@ -151,7 +151,8 @@ int codebooks_loss(struct codebooks *c, const struct tensor *h, double *loss)
         TRY(ops->convert(c->context->stream, &c->q, &c->d));
         TRY(ops->scale(c->context->stream, &c->q, NULL, &c->importance));
     }
-    TRY(ops->row_dot(c->context->stream, &c->rowwise, &c->d, &c->q));
+    TRY(c->o.data != NULL ? codebooks_across(c, &c->q, &c->od) : 0);
+    TRY(ops->row_dot(c->context->stream, &c->rowwise, &c->d, c->o.data != NULL ? &c->od : &c->q));
     TRY(codebooks_download(c, c->host_rows, &c->rowwise));
     for (int64_t n = 0; n < c->rows; n++) {
         sum += (double)c->host_rows[n];

@@ -17,6 +17,8 @@ struct codebooks {
     struct tensor importance;                /* F32 [K]: what a column's error costs, mean 1 */
     struct tensor p, q;                      /* F32 [N,K]: scratch */
     struct tensor rowwise;                   /* F32 [N]: scratch */
+    struct tensor o;                         /* F32 [N,N]: what rows' errors cost together; without data: they do not */
+    struct tensor od, diagonal;              /* with o: F32 [N,K], scratch; F32 [N], that of o */
     struct tensor reduced;                   /* F32, like table: scratch */
     float *host_rows;                        /* [N] */
 };
@@ -35,10 +37,12 @@ int codebooks_start(struct codebooks *c, int64_t max_iterations);
 bool codebooks_cover(const struct codebooks *c);
 /* d from entries, tables and scales as they are. */
 int codebooks_residual(struct codebooks *c);
-/* *loss = tr(d h d^T), or sum importance_k d^2 with h NULL. Uses q. */
+/* *loss = tr(d h d^T), with o tr(o d h d^T), or sum importance_k d^2 with h NULL. Uses q and od. */
 int codebooks_loss(struct codebooks *c, const struct tensor *h, double *loss);
 /* Round scales and tables to scale_dtype, then choose codes for them until nothing is gained. */
 int codebooks_store(struct codebooks *c, const struct tensor *h);
+/* Better codes, one sweep over all groups: the loss falls by *gain >= 0, and d follows. Uses p, q and od. */
+int codebooks_search(struct codebooks *c, const struct tensor *h, double *gain);
 /* Download into job->result, which the caller owns then. */
 int codebooks_take(const struct codebooks *c, const struct qscheme *scheme, struct linear_job *job);
 
@@ -52,11 +56,21 @@ int codebooks_fit_tables(struct codebooks *c, const struct tensor *h, int steps,
 /* The best scale of each row. */
 int codebooks_fit_scales(struct codebooks *c, const struct tensor *h, double *loss);
 
+/* codebooks_both.c. From now on rows depend on each other by o, symmetric, with a positive diagonal, which goes to c
+ * (also after a failure). Scales of rows are then left as they are. */
+int codebooks_couple(struct codebooks *c, struct tensor *o);
+/* For c that has o. out = o x. */
+int codebooks_across(const struct codebooks *c, const struct tensor *x, const struct tensor *out);
+int codebooks_search_both(struct codebooks *c, const struct tensor *h, double *gain);
+
 /* diag H of the statistics on the host, or *out = NULL when there are none; the caller frees it. */
 int codebooks_diagonal(const struct solve_context *context, const struct layer_stats *stats, float **out);
 /* What codebooks_start and what follows it cost; without operations beyond those of `iterations` of k-means. */
 void codebooks_cost(const struct gpu_codebook *spec, const struct quant_shape *shape, int64_t iterations,
                     struct quant_cost *out);
+/* What codebooks_couple adds to that, with `epochs` of searches. */
+void codebooks_cost_both(const struct gpu_codebook *spec, const struct quant_shape *shape, double epochs,
+                         struct quant_cost *out);
 
 /* ERR_INCOMPATIBLE_OPTIONS, about in_group_size, where it does not divide a row's inputs. */
 int codebooks_check_group(int64_t in_group_size, int64_t cols);

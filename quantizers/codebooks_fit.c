@@ -26,17 +26,19 @@ struct descent {
     float *tables, *residual, *direction, *image, *inverse;
 };
 
-/* out = A^T diag(s) x H. Uses q. */
+/* out = A^T diag(s) x H, with o of o x H. Uses q and od. */
 static int codebooks_gradient(struct codebooks *c, const struct tensor *x, const struct tensor *h, float *out)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
+    bool both = c->o.data != NULL;
 
     TRY(ops->multiply(c->context->stream, &c->q, x, h));
-    TRY(ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec));
+    TRY(both ? codebooks_across(c, &c->q, &c->od) : 0);
+    TRY(ops->code_reduce(c->context->stream, &c->reduced, both ? &c->od : &c->q, &c->entries, &c->scale, &c->spec));
     return codebooks_download(c, out, &c->reduced);
 }
 
-/* out = the operator on direction. Uses p and q. */
+/* out = the operator on direction. Uses p, q and od. */
 static int codebooks_apply(struct codebooks *c, const struct tensor *h, const float *direction, float *out)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
@@ -46,7 +48,8 @@ static int codebooks_apply(struct codebooks *c, const struct tensor *h, const fl
     return codebooks_gradient(c, &c->p, h, out);
 }
 
-/* 1 / (A^T (s^2 diag H)); the operator on ones would mix groups. The importance is diag H up to a factor. Uses q. */
+/* 1 / (A^T (s^2 diag H)), with o (s^2 diag O diag H); the operator on ones would mix groups. The importance is diag H
+ * up to a factor. Uses q. */
 static int codebooks_precondition(struct codebooks *c, float *inverse)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
@@ -57,7 +60,7 @@ static int codebooks_precondition(struct codebooks *c, float *inverse)
     }
     TRY(codebooks_upload(c, &c->reduced, inverse));
     TRY(ops->code_expand(c->context->stream, &c->q, &c->entries, &c->scale, &c->reduced, &c->spec, 1.0f, false));
-    TRY(ops->scale(c->context->stream, &c->q, NULL, &c->importance));
+    TRY(ops->scale(c->context->stream, &c->q, c->o.data != NULL ? &c->diagonal : NULL, &c->importance));
     TRY(ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec));
     TRY(codebooks_download(c, inverse, &c->reduced));
     for (int64_t i = 0; i < c->size; i++) {
@@ -143,6 +146,9 @@ int codebooks_fit_scales(struct codebooks *c, const struct tensor *h, double *lo
     const struct gpu_ops *ops = c->context->gpu->ops;
     AUTO_FREE float *memory = NULL;
 
+    if (c->o.data != NULL) {
+        return 0;
+    }
     TRY(mem_buffer(&memory, (size_t)c->rows * 3));
     float *old = memory, *next = memory + c->rows, *square = memory + 2 * c->rows;
     TRY(codebooks_download(c, old, &c->scale));
@@ -172,9 +178,17 @@ static int codebooks_round_tensor(const struct codebooks *c, const struct tensor
     return codebooks_upload(c, tensor, values);
 }
 
+int codebooks_search(struct codebooks *c, const struct tensor *h, double *gain)
+{
+    if (c->o.data != NULL) {
+        return codebooks_search_both(c, h, gain);
+    }
+    return c->context->gpu->ops->code_search(c->context->stream, &c->entries, &c->d, &c->scale, &c->table, h,
+                                             h == NULL ? &c->importance : NULL, &c->spec, gain);
+}
+
 int codebooks_store(struct codebooks *c, const struct tensor *h)
 {
-    const struct gpu_ops *ops = c->context->gpu->ops;
     double loss = 0, gain = 0;
 
     TRY(codebooks_round_tensor(c, &c->scale));
@@ -182,8 +196,7 @@ int codebooks_store(struct codebooks *c, const struct tensor *h)
     TRY(codebooks_residual(c));
     TRY(codebooks_loss(c, h, &loss));
     for (int sweep = 0; sweep < STORE_SWEEPS && !codebooks_cover(c); sweep++) {
-        TRY(ops->code_search(c->context->stream, &c->entries, &c->d, &c->scale, &c->table, h,
-                             h == NULL ? &c->importance : NULL, &c->spec, &gain));
+        TRY(codebooks_search(c, h, &gain));
         if (gain <= STORE_GAIN * loss) {
             break;
         }

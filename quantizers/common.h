@@ -20,6 +20,21 @@
               .help = "Range of static inputs: the one with which the outputs of the linears that read them have the " \
                       "smallest error, or the maximum over the calibration set.")
 
+/* Rows of members output_moments and output_tokens (solve_context.output_moments). what: a string, what they let move.
+ */
+#define QUANT_OUTPUT_ROWS(struct_, what)                                                                             \
+    QUANT_ROW(PARAMS_BOOL, struct_, output_moments, "false",                                                         \
+              .help =                                                                                                \
+                  "Pass the float model's gradients back once before the blocks, with labels drawn from the model, " \
+                  "and let " what                                                                                    \
+                  " descend on the loss that they see: outputs that matter more get less error, and rows "           \
+                  "compensate for each other."),                                                                     \
+        QUANT_ROW(PARAMS_INT, struct_, output_tokens, "0", .min = 0, .max = (double)INT32_MAX,                       \
+                  .help = "With output_moments: calibration tokens of that pass, from the first; 0 = all.")
+/* Output moments come from some thousand tokens: so much of them is kept, O' = kept O + (1 - kept) I, with I rows are
+ * independent. */
+#define QUANT_OUTPUT_KEPT 0.85
+
 /* Rows for bits, group_size and sym, whose default is each method's own. */
 #define QUANT_GRID_ROWS(sym_)                                                                                  \
     QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = quant_bits_choices, .aliases = quant_bits_names, \

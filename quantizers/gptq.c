@@ -35,8 +35,7 @@
 #include <stdio.h>
 
 #define SEARCH_NORM 3.0  /* of the search for scales */
-#define OUTPUT_PASSES 16 /* over the weights under output moments O, */
-#define OUTPUT_KEPT 0.85 /* of which so much is kept: O' = kept O + (1 - kept) I */
+#define OUTPUT_PASSES 16 /* over the weights under output moments */
 /* Rows that the comparison with rounding takes at once, and the tolerance for two equal sums. */
 #define GUARD_ROWS 256
 #define GUARD_SLICES 8
@@ -153,8 +152,7 @@ static int gptq_sweep_again(const struct gptq_input *input, struct linear_job *j
     return 0;
 }
 
-/* Descent on the loss that the gradients of outputs see. They come from some thousand tokens, so that O is shrunk to
- * the identity, under which rows are independent again. */
+/* Descent on the loss that the gradients of outputs see. */
 static int gptq_both_sides(const struct gptq_input *input, struct linear_job *job, struct quant_work *work)
 {
     const struct gptq_params *params = job->params;
@@ -167,7 +165,7 @@ static int gptq_both_sides(const struct gptq_input *input, struct linear_job *jo
         return 0;
     }
     TRY(quant_tick(context));
-    TRY(context->output_moments(context->output_data, job, OUTPUT_KEPT, &o));
+    TRY(context->output_moments(context->output_data, job, QUANT_OUTPUT_KEPT, &o));
     TRY(ops->descend_both(context->stream, &work->codes, &work->scale, &work->zero, job->weight, &input->stats->hessian,
                           &o, &work->grid, &spec, &job->two_sided_start, &job->two_sided_loss));
     job->two_sided = true;
@@ -411,12 +409,7 @@ const struct params_row gptq_rows[] = {
     QUANT_ROW(PARAMS_INT, gptq_params, resweep, "0", .min = 0, .max = 4,
               .help = "Further sweeps, each over the grid that refinement left and refined again, kept where they lose "
                       "less (with refine_rounds)."),
-    QUANT_ROW(PARAMS_BOOL, gptq_params, output_moments, "false",
-              .help = "Pass the float model's gradients back once before the blocks, with labels drawn from the model, "
-                      "and let codes and scales descend on the loss that they see: outputs that matter more get less "
-                      "error, and rows compensate for each other."),
-    QUANT_ROW(PARAMS_INT, gptq_params, output_tokens, "0", .min = 0, .max = (double)INT32_MAX,
-              .help = "With output_moments: calibration tokens of that pass, from the first; 0 = all."),
+    QUANT_OUTPUT_ROWS(gptq_params, "codes and scales"),
     {.name = NULL},
 };
 

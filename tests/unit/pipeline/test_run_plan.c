@@ -56,6 +56,7 @@ static const struct {
     {"nf4", "{}", "bitsandbytes"},
     {"kmeans", "{\"bits\":3}", "dense"},
     {"aqlm", "{\"num_codebooks\":1,\"nbits_per_codebook\":6,\"max_epochs\":1}", "aqlm"},
+    {"aqlm", "{\"num_codebooks\":2,\"nbits_per_codebook\":6,\"max_epochs\":1,\"output_moments\":true}", "aqlm"},
     {"ggml", "{\"type\":\"q4_0\"}", "gguf"},
     {"kv_analysis", "{}", "compressed-tensors"},
     {"autoround", "{\"bits\":4,\"group_size\":64,\"iters\":1}", "compressed-tensors"},

@@ -48,6 +48,104 @@ START_TEST(each_step_lowers_the_loss)
 }
 END_TEST
 
+/* o [N,N] of rows whose errors cost something together: the mean of the identity and of a few shared directions. */
+static struct tensor coupling(struct rig *rig)
+{
+    struct tensor o;
+    float *values = malloc(sizeof(float[N * N]));
+    uint64_t seed = 5;
+    float shared[4][N];
+
+    for (int i = 0; i < 4 * N; i++) {
+        shared[i / N][i % N] = (float)random_normal(&seed);
+    }
+    for (int64_t a = 0; a < N; a++) {
+        for (int64_t b = 0; b < N; b++) {
+            values[a * N + b] = a == b ? 0.15f : 0;
+            for (int i = 0; i < 4; i++) {
+                values[a * N + b] += 0.21f * shared[i][a] * shared[i][b];
+            }
+        }
+    }
+    ck_assert_rc_ok(gpu_tensor_from_host(&rig->gpu, rig->stream, DTYPE_F32, 2, (const int64_t[]){N, N}, values, &o));
+    free(values);
+    return o;
+}
+
+/* tr(O D H D^T) in double, from the host's copies. */
+static double coupled_loss(struct rig *rig, const struct tensor *o, const struct tensor *d, const struct tensor *h)
+{
+    const struct gpu_ops *ops = rig->ops;
+    float *all = malloc(sizeof(float[N * N + N * K + K * K])), *ho = all, *hd = all + N * N, *hh = hd + N * K;
+    double *dh = calloc(N * K, sizeof(double)), sum = 0;
+
+    ck_assert_rc_ok(ops->download(rig->stream, ho, o->data, tensor_bytes(o)));
+    ck_assert_rc_ok(ops->download(rig->stream, hd, d->data, tensor_bytes(d)));
+    ck_assert_rc_ok(ops->download(rig->stream, hh, h->data, tensor_bytes(h)));
+    for (int n = 0; n < N; n++) {
+        for (int i = 0; i < K; i++) {
+            for (int j = 0; j < K; j++) {
+                dh[n * K + j] += (double)hd[n * K + i] * (double)hh[i * K + j];
+            }
+        }
+    }
+    for (int a = 0; a < N; a++) {
+        for (int b = 0; b < N; b++) {
+            for (int j = 0; j < K; j++) {
+                sum += (double)ho[a * N + b] * dh[b * K + j] * (double)hd[a * K + j];
+            }
+        }
+    }
+    free(all);
+    free(dh);
+    return sum;
+}
+
+/* Tables and codes under output moments: what is lowered is tr(O D H D^T), and by more than without them. */
+START_TEST(each_step_lowers_the_coupled_loss)
+{
+    struct problem p;
+    problem_open(&p, N, K);
+    const struct gpu_codebook spec = {.codebooks = 2, .bits = 5, .group_size = 8, .beam = 2};
+    struct solve_context context = context_of(&p.rig, DTYPE_F16);
+    struct linear_job job = job_of(&p.w, NULL);
+    struct tensor o = coupling(&p.rig), kept = coupling(&p.rig);
+    struct codebooks c;
+    float *diagonal;
+    double loss, before, start, gain;
+
+    ck_assert_rc_ok(codebooks_diagonal(&context, &p.stats, &diagonal));
+    ck_assert_rc_ok(codebooks_init(&context, &job, &spec, diagonal, &c));
+    ck_assert_rc_ok(codebooks_start(&c, 20));
+    for (int epoch = 0; epoch < 8; epoch++) { /* without them */
+        ck_assert_rc_ok(codebooks_loss(&c, &p.stats.hessian, &loss));
+        ck_assert_rc_ok(codebooks_fit_tables(&c, &p.stats.hessian, 10, &loss));
+        ck_assert_rc_ok(codebooks_search(&c, &p.stats.hessian, &gain));
+        ck_assert_rc_ok(codebooks_residual(&c));
+    }
+    ck_assert_rc_ok(codebooks_couple(&c, &o));
+    ck_assert_rc_ok(codebooks_loss(&c, &p.stats.hessian, &loss));
+    ck_assert_near(loss, coupled_loss(&p.rig, &kept, &c.d, &p.stats.hessian), 1e-4 * loss);
+    start = loss;
+    for (int epoch = 0; epoch < 4; epoch++) {
+        before = loss;
+        ck_assert_rc_ok(codebooks_fit_tables(&c, &p.stats.hessian, 10, &loss));
+        ck_assert_double_le(loss, before);
+        before = loss;
+        ck_assert_rc_ok(codebooks_search(&c, &p.stats.hessian, &gain));
+        ck_assert_rc_ok(codebooks_loss(&c, &p.stats.hessian, &loss));
+        ck_assert_double_ge(gain, 0);
+        ck_assert_near(before - loss, gain, 1e-3 * before);
+        ck_assert_near(loss, coupled_loss(&p.rig, &kept, &c.d, &p.stats.hessian), 1e-3 * loss);
+    }
+    ck_assert_double_lt(loss, 0.8 * start);
+    gpu_tensor_free(&p.rig.gpu, &kept);
+    free(diagonal);
+    codebooks_deinit(&c);
+    problem_close(&p);
+}
+END_TEST
+
 static int refuse_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
                          const struct tensor *w, const struct tensor *bias)
 {
@@ -208,5 +306,6 @@ START_TEST(what_it_refuses)
 }
 END_TEST
 
-UNIT_MAIN("quantizers_aqlm", each_step_lowers_the_loss, solves_take_the_product_in_f32, least_squares_arrives,
-          loss_is_the_layers, hessian_pays, known_codebooks_are_found, zero_rows_and_dead_columns, what_it_refuses)
+UNIT_MAIN("quantizers_aqlm", each_step_lowers_the_loss, each_step_lowers_the_coupled_loss,
+          solves_take_the_product_in_f32, least_squares_arrives, loss_is_the_layers, hessian_pays,
+          known_codebooks_are_found, zero_rows_and_dead_columns, what_it_refuses)
