@@ -170,7 +170,7 @@ static void get_analysis(struct wire_in *in, struct analysis_row *row)
     get_scales(in, &row->scales);
 }
 
-static void put_tuning(struct wire_out *out, const struct tune_curve *tuning)
+void tune_curve_encode(const struct tune_curve *tuning, struct wire_out *out)
 {
     static const struct tune_curve none = {.done = false};
     const struct tune_curve *curve = tuning != NULL ? tuning : &none;
@@ -194,7 +194,7 @@ static void put_tuning(struct wire_out *out, const struct tune_curve *tuning)
     }
 }
 
-static void get_tuning(struct wire_in *in, struct tune_curve *curve)
+void tune_curve_decode(struct wire_in *in, struct tune_curve *curve)
 {
     curve->done = wire_get_int(in) != 0;
     curve->steps = wire_get_int(in);
@@ -229,7 +229,7 @@ static void put_block(struct wire_out *out, const struct message_block *block)
     for (int i = 0; i < block->analysis_count; i++) {
         put_analysis(out, &block->analysis[i]);
     }
-    put_tuning(out, block->tuning);
+    tune_curve_encode(block->tuning, out);
     wire_put_int(out, block->again);
 }
 
@@ -266,7 +266,7 @@ static void get_block(struct wire_in *in, struct message_block *block)
     block->analysis_count = analysis.count;
     in->bad = in->bad || tuning == NULL;
     if (!in->bad) {
-        get_tuning(in, tuning);
+        tune_curve_decode(in, tuning);
     }
     block->again = wire_get_int(in) != 0;
     block->tuning = tuning;

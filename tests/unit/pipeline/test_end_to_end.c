@@ -180,6 +180,30 @@ START_TEST(test_spilled_threads_and_resumes_are_the_same)
 }
 END_TEST
 
+/* Some blocks are committed by a list that is not this version's: the phase begins again, from the blocks as they are.
+ */
+START_TEST(test_another_list_begins_again)
+{
+    struct world w;
+    char path[512];
+    open_learned(&w, "[\"gptq\",\"tune\"]", SHORT, 2);
+    w.evaluation.sequences = 0;
+    w.stop_again = 1;
+    ck_assert_int_eq(run(&w, MEMORY), ERR_INTERRUPTED);
+    ck_assert_int_eq(w.replaced, 2);
+    snprintf(path, sizeof(path), "%s/end-to-end.list", w.directory);
+    ck_assert_int_eq(truncate(path, 100), 0);
+    w.stop_again = -1;
+    ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_int_eq(w.replaced, 2 + BLOCKS);
+    ck_assert(w.complete.done && w.complete.best < w.complete.first);
+    for (size_t b = 0; b < BLOCKS; b++) {
+        ck_assert_ptr_nonnull(strstr(w.blocks[b].file, b < 2 ? "-e2e-again." : "-e2e."));
+    }
+    world_close(&w);
+}
+END_TEST
+
 /* A backend whose losses are not finite from a given one on. */
 static const struct gpu_ops *real_ops;
 static int losses_left;
@@ -219,4 +243,5 @@ END_TEST
 
 UNIT_MAIN("pipeline_end_to_end", test_scales_come_nearer, test_qat_comes_nearer, test_rewritten_blocks_come_nearer,
           test_tables_come_nearer, test_codebooks_come_nearer, test_measured_is_evaluated, test_lanes_come_nearer,
-          test_no_rates_change_nothing, test_spilled_threads_and_resumes_are_the_same, test_losses_that_are_not_finite)
+          test_no_rates_change_nothing, test_spilled_threads_and_resumes_are_the_same, test_another_list_begins_again,
+          test_losses_that_are_not_finite)
