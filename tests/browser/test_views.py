@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -447,6 +448,34 @@ def errors_are_explained():
             equal(page.get_by_role("region", name="Where the error comes from").count(), 0, "panels of an analysis")
 
 
+def learning_is_watched():
+    """The panel of learned blocks: steps as they are made, the report's curves afterwards; none where nothing learns."""
+    with Daemon() as daemon:
+        options = {"bits": 3, "group_size": 64, "mse_search": False, "tune_epochs": 12, "end_to_end": True, "e2e_epochs": 1}
+        job = new_job(daemon, RECORDS, method=["gptq", "tune"], quantization=options)
+        with browser.page(daemon, "#/jobs/" + job) as page:
+            panel = page.get_by_role("region", name="Learning")
+            facts = panel.locator("header .muted")
+            facts.filter(has_text=re.compile(r"^block [0-3]: step \d+ of \d+, loss \d.* of the solved one's, rates \d+ %$")).wait_for()
+            panel.get_by_role("img", name="Loss by step").wait_for()
+            succeed(daemon, job)
+            tuning = daemon.get("%s/%s/report" % (JOBS, job))["tuning"]
+            facts.filter(has_text=re.compile(r"^4 blocks, loss 0\.\d+ of the solved ones', \d+ s$")).wait_for()
+            equal(float(re.search(r"loss (\S+) of", facts.inner_text()).group(1)), float("%.3g" % tuning["loss_ratio"]), "the mean of the blocks' losses")
+            labels = page.evaluate("Chart.getChart(document.querySelector('section[aria-label=Learning] canvas')).data.datasets.map((set) => [set.label, set.data.length])")
+            equal(labels, [["block %d" % block["layer"], len(block["curve"])] for block in tuning["blocks"]] + [["complete model", len(tuning["end_to_end"]["curve"])]], "curves")
+            accessible(page, "a job that learned")
+        with browser.page(daemon, "#/jobs/" + job) as page: # old events do not count
+            facts = page.get_by_role("region", name="Learning").locator("header .muted")
+            facts.filter(has_text="4 blocks").wait_for()
+        plain = new_job(daemon, RECORDS, method="rtn", quantization={"bits": 8})
+        succeed(daemon, plain)
+        with browser.page(daemon, "#/jobs/" + plain) as page:
+            shows(page, ".badge", "Succeeded")
+            shows(page, "section[aria-label='Where the error comes from']")
+            equal(page.get_by_role("region", name="Learning").count(), 0, "panels of a job that learned nothing")
+
+
 def artifacts_are_fetched_and_deleted():
     """With a key, so that nothing but fetch can have brought the bytes."""
     with Guarded() as daemon:
@@ -574,7 +603,7 @@ def pictures():
                         picture(page, "%s-%s-%d" % (name, theme, width))
 
 
-TESTS = [a_job_is_made_with_the_form, estimates_follow_the_typing, ways_are_recommended, keys_that_only_read, members_without_an_option, two_methods_in_a_row, records_follow_a_broken_connection, two_are_compared, errors_are_explained, artifacts_are_fetched_and_deleted,
+TESTS = [a_job_is_made_with_the_form, estimates_follow_the_typing, ways_are_recommended, keys_that_only_read, members_without_an_option, two_methods_in_a_row, records_follow_a_broken_connection, two_are_compared, errors_are_explained, learning_is_watched, artifacts_are_fetched_and_deleted,
          artifacts_are_signed_and_webhooks_listed, keys_are_made_and_revoked, pictures]
 
 if __name__ == "__main__":
