@@ -1,7 +1,9 @@
 /* quantctl plan: what a job would take and make, before it is submitted. */
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/json.h"
+#include "base/records.h"
 #include "cli/commands.h"
 #include "cli/job.h"
 #include "cli/jobrequest.h"
@@ -9,7 +11,10 @@
 #include "cli/safe.h"
 #include "cli/status.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct plan_options {
     struct jobrequest request;
@@ -41,6 +46,29 @@ static void print_output(const json_t *estimate)
                 print_text(output, "format"), plan_bytes(output, "artifact_bytes", made),
                 plan_bytes(output, "source_bytes", source), print_number(output, "compression_ratio", 3, ratio),
                 print_number(output, "bits_per_weight", 4, bits));
+}
+
+/* Sizes of one line, in one unit. */
+struct plan_line {
+    struct bytes_unit unit;
+};
+
+static struct plan_line plan_line_of(const json_t *object, const char *const *keys)
+{
+    double sizes[8];
+    size_t count = 0;
+
+    for (; keys[count] != NULL && count < sizeof(sizes) / sizeof(sizes[0]); count++) {
+        sizes[count] = json_number_value(json_object_get(object, keys[count]));
+    }
+    return (struct plan_line){bytes_unit_of(sizes, count)};
+}
+
+static const char *line_bytes(const struct plan_line *line, const json_t *object, const char *key, char out[BYTES_SIZE])
+{
+    const json_t *value = json_object_get(object, key);
+
+    return json_is_number(value) ? bytes_in(&line->unit, json_number_value(value), out) : "-";
 }
 
 static void print_sets(const json_t *sets)
@@ -77,38 +105,43 @@ static void print_time_taken(const json_t *time)
 
 static void print_memory(const json_t *memory)
 {
-    char least[PRINT_SIZE], most[PRINT_SIZE], left[PRINT_SIZE], process[PRINT_SIZE];
-    char activations[PRINT_SIZE], budget[PRINT_SIZE];
+    static const char *const device_keys[] = {"expected_bytes", "minimum_bytes", "free_bytes", "host_expected_bytes",
+                                              NULL};
+    static const char *const kept_keys[] = {"activations_bytes", "activations_budget_bytes", NULL};
+    const struct plan_line device = plan_line_of(memory, device_keys), kept = plan_line_of(memory, kept_keys);
+    char least[BYTES_SIZE], most[BYTES_SIZE], left[BYTES_SIZE], process[BYTES_SIZE];
+    char activations[BYTES_SIZE], budget[BYTES_SIZE];
 
     if (!json_is_object(memory)) {
         return;
     }
     safe_printf(stdout, "memory        %s: %s%s, at least %s; %s are free\n", print_text(memory, "device"),
                 json_is_true(json_object_get(memory, "upper_bound")) ? "up to " : "",
-                plan_bytes(memory, "expected_bytes", most), plan_bytes(memory, "minimum_bytes", least),
-                plan_bytes(memory, "free_bytes", left));
+                line_bytes(&device, memory, "expected_bytes", most),
+                line_bytes(&device, memory, "minimum_bytes", least), line_bytes(&device, memory, "free_bytes", left));
     safe_printf(stdout, "              of the daemon's process %s at the peak\n",
-                plan_bytes(memory, "host_expected_bytes", process));
+                line_bytes(&device, memory, "host_expected_bytes", process));
     if (json_is_integer(json_object_get(memory, "activations_bytes"))) {
         safe_printf(stdout, "activations   %s, on disk beyond %s\n",
-                    plan_bytes(memory, "activations_bytes", activations),
-                    plan_bytes(memory, "activations_budget_bytes", budget));
+                    line_bytes(&kept, memory, "activations_bytes", activations),
+                    line_bytes(&kept, memory, "activations_budget_bytes", budget));
     }
 }
 
 static void print_disk(const json_t *disk)
 {
-    char need[PRINT_SIZE], left[PRINT_SIZE], blocks[PRINT_SIZE], artifact[PRINT_SIZE];
+    static const char *const keys[] = {"needed_bytes", "blocks_bytes", "artifact_bytes", "free_bytes", NULL};
+    const struct plan_line line = plan_line_of(disk, keys);
+    char need[BYTES_SIZE], left[BYTES_SIZE], blocks[BYTES_SIZE], artifact[BYTES_SIZE], kept[BYTES_SIZE];
 
     if (json_is_object(disk)) {
         double files = json_number_value(json_object_get(disk, "spilled_bytes")) +
                        json_number_value(json_object_get(disk, "saved_bytes"));
-        char kept[PRINT_SIZE];
         safe_printf(stdout,
                     "disk          %s at the peak (finished blocks %s, artifact %s, activations %s); %s are free\n",
-                    plan_bytes(disk, "needed_bytes", need), plan_bytes(disk, "blocks_bytes", blocks),
-                    plan_bytes(disk, "artifact_bytes", artifact), print_bytes(files, kept),
-                    plan_bytes(disk, "free_bytes", left));
+                    line_bytes(&line, disk, "needed_bytes", need), line_bytes(&line, disk, "blocks_bytes", blocks),
+                    line_bytes(&line, disk, "artifact_bytes", artifact), bytes_in(&line.unit, files, kept),
+                    line_bytes(&line, disk, "free_bytes", left));
     }
 }
 
@@ -188,6 +221,56 @@ static void print_problems(const json_t *estimate)
     }
 }
 
+/* Sequences that a local calibration file makes; 0: there is no such file, or it has no beginning that can be read. */
+static int64_t plan_file_sequences(const char *path, const json_t *body, int64_t length, double text_bytes)
+{
+    const json_t *packing = json_object_get(json_object_get(body, "calibration"), "packing");
+    AUTO_FILE FILE *file = fopen(path, "rbe");
+    AUTO_FREE char *head = malloc(RECORDS_HEAD);
+    struct stat found;
+
+    if (file == NULL || head == NULL || fstat(fileno(file), &found) != 0 || !S_ISREG(found.st_mode)) {
+        return 0;
+    }
+    size_t size = fread(head, 1, RECORDS_HEAD, file);
+    return records_sequences(head, size, found.st_size, length, !json_is_false(packing), text_bytes);
+}
+
+/* The server knows nothing of a stream that is still to come: where the file that would be sent has fewer sequences
+ * than were asked for, or all were, the request says how many. true: it does now. */
+static bool plan_count_records(const char *path, json_t *body, const json_t *estimate)
+{
+    const json_t *sets = json_object_get(estimate, "sets");
+    int64_t length = json_integer_value(json_object_get(sets, "sequence_length"));
+    json_t *calibration = json_object_get(body, "calibration");
+
+    if (path == NULL || length <= 0 || !json_is_true(json_object_get(calibration, "stream"))) {
+        return false;
+    }
+    const json_t *evaluation = json_object_get(body, "evaluation");
+    bool known = json_is_true(json_object_get(sets, "known"));
+    int64_t asked = json_integer_value(json_object_get(sets, "sequences"));
+    if (!json_is_string(json_object_get(evaluation, "file_id"))) { /* else held back of these */
+        asked += json_integer_value(json_object_get(sets, "evaluation_sequences"));
+    }
+    int64_t there = plan_file_sequences(path, body, length, known ? RECORDS_TEXT_BYTES_LEAST : RECORDS_TEXT_BYTES);
+    if (there <= 0 || (known && there >= asked)) {
+        return false;
+    }
+    return json_object_set_new(calibration, "num_samples", json_integer(there)) == 0;
+}
+
+static int plan_ask(struct cli *cli, const char *file, json_t *body, json_t **estimate)
+{
+    TRY(client_send(cli, "POST", "/v1/quantization/estimates", body, estimate));
+    if (!plan_count_records(file, body, *estimate)) {
+        return 0;
+    }
+    json_decref(*estimate);
+    *estimate = NULL;
+    return client_send(cli, "POST", "/v1/quantization/estimates", body, estimate);
+}
+
 static int plan_run(struct cli *cli, const void *given, int count, char **arguments)
 {
     const struct plan_options *options = given;
@@ -198,7 +281,7 @@ static int plan_run(struct cli *cli, const void *given, int count, char **argume
     (void)arguments;
     TRY(jobrequest_body(&options->request, &body));
     TRY(jobrequest_model(cli, body));
-    TRY(client_send(cli, "POST", "/v1/quantization/estimates", body, &estimate));
+    TRY(plan_ask(cli, options->request.calibration, body, &estimate));
     if (cli->json) {
         print_json(estimate);
     } else {
@@ -222,8 +305,9 @@ const struct command command_plan = {
     .name = "plan",
     .summary = "Estimate what a job would take and make, without submitting it",
     .details =
-        "Takes the options of submit. Calibration records are not read: -c with any file says that there will be "
-        "some. Exit status 4: the job could not run, for the "
+        "Takes the options of submit. Of a local calibration file the first megabyte is read, to see how many "
+        "sequences it "
+        "makes; -c with any other name says that there will be some. Exit status 4: the job could not run, for the "
         "reasons that are printed.\n\n"
         "  quantctl plan -m tiny --method gptq -b 4 -g 64 -c texts.ndjson",
     .options = plan_options,

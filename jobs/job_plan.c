@@ -1,22 +1,33 @@
-/* What passes through a job's run follows from num_samples where the request has it. 0 means all that the records make:
- * of a file, as many as its bytes have, at BYTES_PER_TOKEN; of a stream nothing is known before it comes. */
+/* What passes through a job's run follows from num_samples where the request has it, and from the first records of the
+ * files that it names: with num_samples 0 all that they make, and never more than that. Of a stream nothing is known
+ * before it comes. */
 
 #include "jobs/job_plan.h"
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/host.h"
+#include "base/mem.h"
+#include "base/records.h"
 #include "pipeline/check.h"
 
 #include <math.h>
 
-#define BYTES_PER_TOKEN 4.5 /* of English text as JSON, and of ids with their commas */
-
-static int file_bytes(struct service *service, const struct principal *who, const char *id, int64_t *bytes)
+/* Sequences that a file's records make, at that many bytes of text a token. */
+static int file_sequences(struct service *service, const struct principal *who, const char *id, int64_t length,
+                          bool packing, double text_bytes, int64_t *sequences)
 {
     AUTO_JSON json_t *file = NULL;
+    AUTO(blob_reader) struct blob_reader *reader = NULL;
+    AUTO_FREE char *head = NULL;
+    int64_t size;
 
     TRY(store_object_get(service->store, who->project, "file", id, &file));
-    *bytes = json_integer_value(json_object_get(file, "bytes"));
+    TRY(blob_reader_open(service->store, json_string_value(json_object_get(file, "sha256")), &reader, &size));
+    size_t taken = size < (int64_t)RECORDS_HEAD ? (size_t)size : RECORDS_HEAD;
+    TRY(mem_buffer(&head, taken + 1));
+    TRY(blob_reader_read(reader, 0, head, taken));
+    *sequences = records_sequences(head, taken, size, length, packing, text_bytes);
     return 0;
 }
 
@@ -38,29 +49,24 @@ static void hold_back_sets(const struct job_spec *spec, struct job_sets *sets)
     }
 }
 
-static int64_t sequences_in(int64_t bytes, int64_t length)
-{
-    int64_t sequences = (int64_t)((double)bytes / BYTES_PER_TOKEN / (double)length);
-
-    return sequences > 1 ? sequences : 1;
-}
-
-/* A file may have fewer records than were asked for. */
+/* All that a file has, or as many as were asked for: where it may have fewer that is not known for sure. */
 static int calibration_sets(struct service *service, const struct principal *who, const struct job_spec *spec,
                             struct job_sets *sets)
 {
-    int64_t bytes = 0;
+    const struct spec_calibration *c = &spec->calibration;
+    bool named = c->file_id[0] != '\0';
+    int64_t there = 1;
 
-    sets->sequences = spec->calibration.num_samples;
-    if (sets->sequences > 0) {
+    sets->known = c->num_samples > 0;
+    sets->sequences = sets->known ? c->num_samples : 1;
+    if (!named) {
         return 0;
     }
-    sets->known = false;
-    sets->sequences = 1;
-    if (spec->calibration.file_id[0] != '\0') {
-        TRY(file_bytes(service, who, spec->calibration.file_id, &bytes));
-        sets->sequences = sequences_in(bytes, sets->length);
-    }
+    TRY(file_sequences(service, who, c->file_id, sets->length, c->packing,
+                       sets->known ? RECORDS_TEXT_BYTES_LEAST : RECORDS_TEXT_BYTES, &there));
+    there = there > 1 ? there : 1;
+    sets->known = sets->known && there >= c->num_samples;
+    sets->sequences = sets->known ? c->num_samples : there;
     return 0;
 }
 
@@ -69,7 +75,7 @@ int job_sets_of(struct service *service, const struct principal *who, const stru
 {
     const struct spec_evaluation *e = &spec->evaluation;
     struct job_sets sets = {.length = spec_sequence_length(spec, model_config(model)), .known = true};
-    int64_t bytes = 0;
+    int64_t there = 1;
 
     if (model_is_bare(model)) {
         *out = (struct job_sets){.known = true};
@@ -80,8 +86,9 @@ int job_sets_of(struct service *service, const struct principal *who, const stru
     }
     if (e->file_id[0] != '\0') {
         sets.eval_length = e->sequence_length > 0 ? e->sequence_length : sets.length;
-        TRY(file_bytes(service, who, e->file_id, &bytes));
-        int64_t windows = e->max_tokens / sets.eval_length, there = sequences_in(bytes, sets.eval_length);
+        TRY(file_sequences(service, who, e->file_id, sets.eval_length, true, RECORDS_TEXT_BYTES, &there));
+        int64_t windows = e->max_tokens / sets.eval_length;
+        there = there > 1 ? there : 1;
         sets.eval_sequences = windows < 1 ? 1 : windows < there ? windows : there;
         sets.known = sets.known && windows <= there;
     } else if (sets.sequences > 0) {
@@ -153,6 +160,24 @@ struct job_memory job_memory_planned(const struct job_spec *spec)
     return (struct job_memory){.source_bytes = spec->source_bytes, .estimated_gpu_bytes = spec->device_bytes};
 }
 
+static void refuse_memory(int64_t need, int64_t activations, int64_t total, struct validation_errors *errors)
+{
+    const double sizes[] = {(double)need, (double)activations, (double)total};
+    const struct bytes_unit unit = bytes_unit_of(sizes, 3);
+    int64_t budget = activations - (need - total);
+    char all[BYTES_SIZE], part[BYTES_SIZE], there[BYTES_SIZE];
+
+    validation_add(errors, ERR_INSUFFICIENT_MEMORY, "/resources/host_memory_bytes",
+                   "the job takes about %s of the host's memory, %s of it for activations, and there are %s",
+                   bytes_in(&unit, sizes[0], all), bytes_in(&unit, sizes[1], part), bytes_in(&unit, sizes[2], there));
+    validation_hint(errors,
+                    budget > 0 ? "resources.host_memory_bytes %lld or less, so that activations go to the disk, or "
+                                 "a smaller calibration.num_samples"
+                               : "a shorter calibration.sequence_length, or a host with more memory (%lld bytes "
+                                 "are left for activations)",
+                    (long long)(budget > 0 ? budget : 0));
+}
+
 void job_check_memory(struct service *service, const struct principal *who, struct job_spec *spec,
                       const struct model *model, const struct gpu_info *device, struct validation_errors *errors)
 {
@@ -172,17 +197,6 @@ void job_check_memory(struct service *service, const struct principal *who, stru
     spec->device_bytes = job_plan_device(spec, &plan, model, device);
     int64_t need = host_resident() + run_plan_peak(&plan).host;
     if (device->host_memory && device->memory_total > 0 && need > device->memory_total) {
-        int64_t budget = plan.in_memory - (need - device->memory_total);
-        validation_add(errors, ERR_INSUFFICIENT_MEMORY, "/resources/host_memory_bytes",
-                       "the job takes about %lld MiB of the host's memory, %lld MiB of them for activations, and there "
-                       "are %lld MiB",
-                       (long long)(need >> 20), (long long)(plan.in_memory >> 20),
-                       (long long)(device->memory_total >> 20));
-        validation_hint(errors,
-                        budget > 0 ? "resources.host_memory_bytes %lld or less, so that activations go to the disk, or "
-                                     "a smaller calibration.num_samples"
-                                   : "a shorter calibration.sequence_length, or a host with more memory (%lld bytes "
-                                     "are left for activations)",
-                        (long long)(budget > 0 ? budget : 0));
+        refuse_memory(need, plan.in_memory, device->memory_total, errors);
     }
 }

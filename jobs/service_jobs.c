@@ -5,6 +5,7 @@
 
 #include "jobs/service.h"
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/fs.h"
 #include "jobs/job.h"
@@ -137,6 +138,22 @@ static void check_references(struct service *service, const struct principal *wh
     json_decref(model);
 }
 
+static int refuse_disk(const struct disk_plan *disk, int64_t space, int64_t reserved)
+{
+    const double sizes[] = {(double)disk_plan_max(disk), (double)disk->blocks, (double)disk->artifact,
+                            (double)disk->activations,   (double)space,        (double)reserved};
+    const struct bytes_unit unit = bytes_unit_of(sizes, 6);
+    char need[BYTES_SIZE], blocks[BYTES_SIZE], artifact[BYTES_SIZE], files[BYTES_SIZE], there[BYTES_SIZE];
+    char taken[BYTES_SIZE];
+
+    return err_raise(ERR_DISK_FULL,
+                     "the job stores about %s until its artifact is published (finished blocks %s, artifact %s, "
+                     "activations %s), and %s are free, of which jobs that have not ended will take %s",
+                     bytes_in(&unit, sizes[0], need), bytes_in(&unit, sizes[1], blocks),
+                     bytes_in(&unit, sizes[2], artifact), bytes_in(&unit, sizes[3], files),
+                     bytes_in(&unit, sizes[4], there), bytes_in(&unit, sizes[5], taken));
+}
+
 int admission_capacity(struct service *service, const struct principal *who, const struct job_spec *spec)
 {
     int64_t counts[STATUS_COUNT];
@@ -151,14 +168,7 @@ int admission_capacity(struct service *service, const struct principal *who, con
     TRY(store_quota_get(service->store, who->project, &use));
     int64_t need = disk_plan_max(&spec->disk), space = fs_free_bytes(store_data_dir(service->store));
     if (space >= 0 && need > space - use.disk_bytes) {
-        int rc = err_raise(ERR_DISK_FULL,
-                           "the job stores about %lld MiB until its artifact is published (finished "
-                           "blocks %lld MiB, artifact %lld MiB, activations %lld MiB), and %lld MiB are free, of which "
-                           "jobs that have not ended will take "
-                           "%lld MiB",
-                           (long long)(need >> 20), (long long)(spec->disk.blocks >> 20),
-                           (long long)(spec->disk.artifact >> 20), (long long)(spec->disk.activations >> 20),
-                           (long long)(space >> 20), (long long)(use.disk_bytes >> 20));
+        int rc = refuse_disk(&spec->disk, space, use.disk_bytes);
         return err_set_hint(rc, "delete artifacts and files that nobody needs, or move the data directory to a larger "
                                 "disk; fewer calibration.num_samples make fewer activations");
     }

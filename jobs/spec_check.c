@@ -2,6 +2,7 @@
 
 #include "jobs/spec.h"
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/mem.h"
@@ -63,9 +64,12 @@ static void check_memory(const struct job_spec *spec, const struct model *model,
     if (rc != 0) {
         validation_add(errors, rc, "", "%s", err_last()->message);
     } else if (device->memory_total > 0 && need > device->memory_total) {
+        const double sizes[] = {(double)need, (double)device->memory_total};
+        const struct bytes_unit unit = bytes_unit_of(sizes, 2);
+        char least[BYTES_SIZE], total[BYTES_SIZE];
         validation_add(errors, ERR_INSUFFICIENT_MEMORY, "/resources/device",
-                       "this model's blocks need about %lld MiB at a time and %s has %lld MiB", (long long)(need >> 20),
-                       device->id, (long long)(device->memory_total >> 20));
+                       "this model's blocks need about %s at a time and %s has %s", bytes_in(&unit, sizes[0], least),
+                       device->id, bytes_in(&unit, sizes[1], total));
         validation_hint(errors, "a device or host with more memory; activations between blocks are not counted here");
     }
 }

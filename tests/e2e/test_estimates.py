@@ -1,10 +1,12 @@
 """POST /v1/quantization/estimates: sizes, memory and problems of a job before it is submitted, held to what jobs then measure."""
 
 import os
+import re
 import tempfile
 
 import checkpoint
 from harness import JOBS, NDJSON, NO_MODULES, Daemon, equal, ids_records, main, post, succeed, true, wait_until
+from quantctl import Client
 
 ESTIMATES = "/v1/quantization/estimates"
 CALIBRATED = {"num_samples": 16, "sequence_length": 128}
@@ -97,7 +99,11 @@ def jobs_that_cannot_run():
             codes = {row["code"]: row for row in said["problems"]}
             true("insufficient_memory" in codes, repr(said["problems"]))
             true(said["memory"]["minimum_bytes"] > said["memory"]["total_bytes"] > 0, repr(said["memory"]))
-            true("%d MiB" % (said["memory"]["minimum_bytes"] // MIB) in codes["insufficient_memory"]["detail"], "the numbers are named")
+            detail = codes["insufficient_memory"]["detail"]
+            numbers = re.findall(r"([0-9.]+) ([KMGT]iB)", detail)
+            equal(len({unit for _, unit in numbers}), 1, "one unit: " + detail)
+            least = said["memory"]["minimum_bytes"] / 1024 ** (1 + "KMGT".index(numbers[0][1][0]))
+            true(abs(float(numbers[0][0]) - least) <= 0.01 * least, "the numbers are named: " + detail)
             refused = daemon.request("POST", JOBS, json=body)
             equal((refused.status, refused.json["errors"][0]["code"]), (422, "insufficient_memory"), repr(refused))
             model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
@@ -157,8 +163,40 @@ def seconds_follow_from_jobs():
             again = estimate(daemon, body(12))["time"]["phases"]
             equal([again[name] for name in ("forward", "solve")], [narrow["phases"][name] for name in ("forward", "solve")],
                   "the narrow model's rates")
-            all_records = estimate(daemon, body(0))["sets"]
-            equal((all_records["known"], all_records["sequences"] > 1), (False, True), "by the file's size")
+            equal(estimate(daemon, body(0))["sets"]["sequences"], 48, "all records of the file")
 
 
-main([what_jobs_make, figures_of_a_large_model, jobs_that_cannot_run, seconds_follow_from_jobs])
+def no_more_than_files_have():
+    """num_samples is no promise that there are so many records: those of the server's files and of quantctl's are counted."""
+    with tempfile.TemporaryDirectory() as root:
+        checkpoint.write(os.path.join(root, "model"), checkpoint.config(layers=2, vocabulary=512))
+        path = os.path.join(root, "ids.ndjson")
+        with open(path, "wb") as out:
+            out.write(ids_records(6, 64, 512))
+        with Daemon("--model-root", root, *NO_MODULES) as daemon:
+            model = post(daemon, "/v1/models", json={"uri": "file:model"})
+            file = post(daemon, "/v1/files?purpose=calibration", body=ids_records(6, 64, 512), headers={"Content-Type": NDJSON})
+            base = {"model": model, "method": "rtn", "quantization": {"bits": 4, "group_size": 64}, "evaluation": {"hold_back": 0}}
+
+            def sets(**calibration):
+                found = estimate(daemon, dict(base, calibration=dict({"sequence_length": 64}, **calibration)))["sets"]
+                return found["known"], found["sequences"]
+            equal(sets(file_id=file, num_samples=4), (True, 4), "fewer than there are")
+            equal(sets(file_id=file, num_samples=1000), (False, 6), "more than there are")
+            equal(sets(file_id=file, num_samples=1000, sequence_length=128), (False, 3), "packed")
+            equal(sets(file_id=file, num_samples=1000, sequence_length=128, packing=False), (False, 1), "none is long enough")
+            equal(sets(stream=True, num_samples=1000), (True, 1000), "of a stream")
+            evaluation = {"file_id": post(daemon, "/v1/files?purpose=evaluation", body=ids_records(2, 64, 512), headers={"Content-Type": NDJSON}),
+                          "max_tokens": 4096}
+            found = estimate(daemon, dict(base, calibration={"stream": True, "num_samples": 4, "sequence_length": 64}, evaluation=evaluation))
+            equal(found["sets"]["evaluation_sequences"], 2, "of the evaluation set")
+            with Client("http://127.0.0.1:%d" % daemon.port) as client:
+                def plan(name, samples):
+                    return client.run("plan", "--json", "-m", model, "--method", "rtn", "-b", "4", "-g", "64", "--sequence-length", "64",
+                                       "--evaluation", "0", "--num-samples", str(samples), "-c", name).json["sets"]["sequences"]
+                equal(plan(path, 1000), 6, "records of a local file")
+                equal(plan(path, 2), 2, "fewer than it has")
+                equal(plan(path + ".absent", 1000), 1000, "a file that is to come")
+
+
+main([what_jobs_make, figures_of_a_large_model, jobs_that_cannot_run, seconds_follow_from_jobs, no_more_than_files_have])

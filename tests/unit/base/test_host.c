@@ -8,6 +8,7 @@
 #include "base/host.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MIB ((int64_t)1 << 20)
@@ -84,6 +85,24 @@ START_TEST(in_a_container)
 }
 END_TEST
 
+START_TEST(the_peak_is_what_was_touched)
+{
+    size_t size = (size_t)64 * MIB;
+    char *memory = malloc(size);
+    volatile char *touched = memory;
+
+    ck_assert_ptr_nonnull(memory);
+    for (size_t i = 0; i < size; i += 4096) {
+        touched[i] = 1;
+    }
+    int64_t most = host_peak();
+    ck_assert_int_ge(most, (int64_t)size);
+    free(memory);
+    ck_assert_int_ge(host_peak(), most);
+    ck_assert_int_lt(host_resident(), most);
+}
+END_TEST
+
 START_TEST(what_cannot_be_read_is_nothing)
 {
     struct host_memory memory;
@@ -94,4 +113,5 @@ START_TEST(what_cannot_be_read_is_nothing)
 }
 END_TEST
 
-UNIT_MAIN("host", without_limits, the_smallest_of_the_levels, in_a_container, what_cannot_be_read_is_nothing)
+UNIT_MAIN("host", without_limits, the_smallest_of_the_levels, in_a_container, the_peak_is_what_was_touched,
+          what_cannot_be_read_is_nothing)
