@@ -95,9 +95,19 @@ void host_memory_read(const char *root, struct host_memory *memory)
     host_apply_groups(root, memory);
 }
 
-int64_t host_resident(void)
+static int64_t host_status(const char *name)
 {
-    int64_t kilobytes = host_value("/proc/self/status", "VmRSS:");
+    int64_t kilobytes = host_value("/proc/self/status", name);
 
     return kilobytes > 0 ? kilobytes * 1024 : 0;
+}
+
+int64_t host_resident(void)
+{
+    return host_status("VmRSS:");
+}
+
+int64_t host_peak(void)
+{
+    return host_status("VmHWM:");
 }

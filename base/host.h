@@ -10,6 +10,8 @@ struct host_memory {
 
 /* Resident bytes of this process now; 0: not known. */
 int64_t host_resident(void);
+/* The most that it has had since its program began: getrusage counts the process that started it, too. */
+int64_t host_peak(void);
 
 /* Reads ROOT/proc and ROOT/sys; ROOT is "" but in tests. What cannot be read is 0. */
 void host_memory_read(const char *root, struct host_memory *memory);

@@ -6,6 +6,7 @@
 #include "jobs/task.h"
 
 #include "base/err.h"
+#include "base/host.h"
 #include "jobs/blocks.h"
 #include "jobs/metrics.h"
 #include "jobs/rows.h"
@@ -15,7 +16,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define FLUSH_MS 1000
@@ -110,10 +110,8 @@ struct job_progress task_progress(const struct task *task)
 
 struct job_memory task_memory(const struct task *task, int64_t artifact_bytes)
 {
-    struct rusage usage = {0};
+    int64_t host = host_peak();
 
-    (void)getrusage(RUSAGE_SELF, &usage);
-    int64_t host = (int64_t)usage.ru_maxrss * 1024;
     return (struct job_memory){
         .source_bytes = model_bytes(task->model),
         .artifact_bytes = artifact_bytes,

@@ -2,15 +2,15 @@
 
 #include "pipeline/message_sender.h"
 
+#include "base/host.h"
+
 #include <malloc.h>
 #include <stdio.h>
-#include <sys/resource.h>
 
 static int send_message(const struct message_sender *sender, struct message *message)
 {
     const struct gpu *gpu = sender->p->gpu;
     struct err_record record; /* the caller's, which this must not replace */
-    struct rusage usage = {0};
 
     message->times = sender->times;
     err_take(&record);
@@ -18,8 +18,7 @@ static int send_message(const struct message_sender *sender, struct message *mes
         message->device_peak_bytes = 0; /* a backend that does not count, or a device that was lost */
     }
     err_restore(&record);
-    (void)getrusage(RUSAGE_SELF, &usage);
-    message->host_peak_bytes = (int64_t)usage.ru_maxrss * 1024;
+    message->host_peak_bytes = host_peak();
     return sender->p->receive(sender->p->receiver, message);
 }
 
