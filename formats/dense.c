@@ -61,7 +61,7 @@ static int dense_encode(const struct qtensor *q, int index, void *out)
 /* The side file's tensors of one module. */
 enum table_tensor { TABLE_LOOKUP, TABLE_QWEIGHT, TABLE_ROWS, TABLE_COLS, TABLE_VALS, TABLE_COUNT };
 
-static int dense_list_tables(const struct qtensor *q, struct format_tensor out[TABLE_COUNT])
+static int dense_list_tables(const struct qtensor *q, struct format_tensor *out)
 {
     out[TABLE_LOOKUP] = (struct format_tensor){".lookup_table", DTYPE_F32, 2, {q->rows, (int64_t)1 << q->scheme.bits}};
     out[TABLE_QWEIGHT] =
@@ -70,6 +70,14 @@ static int dense_list_tables(const struct qtensor *q, struct format_tensor out[T
     out[TABLE_COLS] = (struct format_tensor){".cols", DTYPE_I32, 1, {q->index_count}};
     out[TABLE_VALS] = (struct format_tensor){".vals", DTYPE_F32, 1, {q->index_count}};
     return q->index_count > 0 ? TABLE_COUNT : TABLE_ROWS;
+}
+
+static int dense_extra_tensors(const struct format_module *module, struct format_tensor out[FORMAT_TENSORS_MAX])
+{
+    const struct qtensor q = {
+        .scheme = module->scheme, .rows = module->rows, .cols = module->cols, .index_count = module->outliers};
+
+    return module->scheme.kind == QTENSOR_TABLE ? dense_list_tables(&q, out) : 0;
 }
 
 static int64_t dense_table_elements(const struct format_tensor *tensor)
@@ -213,4 +221,5 @@ const struct format format_dense = {
     .tensors = dense_tensors,
     .encode = dense_encode,
     .extra = dense_write_tables,
+    .extra_tensors = dense_extra_tensors,
 };

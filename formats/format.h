@@ -28,6 +28,7 @@ struct format_module {
     char name[128];
     struct qscheme scheme;
     int64_t rows, cols;
+    int64_t outliers; /* weights in float next to its codes, as far as the method's parameters say */
 };
 
 struct format_targets; /* formats/runtimes.h */
@@ -79,6 +80,8 @@ struct format {
     json_t *(*config)(const struct format_config *config);
     /* Further files, written into request->directory; may be NULL. */
     int (*extra)(const struct format_export *request);
+    /* The tensors of one module in these; returns their number. NULL: there are none. */
+    int (*extra_tensors)(const struct format_module *module, struct format_tensor out[FORMAT_TENSORS_MAX]);
     /* For a container of its own: write everything but the manifest into request->directory, from the planned pieces.
      * NULL: safetensors shards, config.json and the source's side files. */
     int (*write)(const struct format_export *request, const struct export_plan *plan);

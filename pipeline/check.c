@@ -41,6 +41,8 @@ int recipe_modules(const struct recipe *recipe, const struct format *format, con
             m->scheme.scale_dtype = format->scale_dtype(model_dtype(model));
         }
         m->scheme.weight_dtype = model_dtype(model);
+        m->outliers =
+            solver->quantizer->outliers != NULL ? solver->quantizer->outliers(solver->params, m->rows, m->cols) : 0;
         n++;
     }
     *modules = list;

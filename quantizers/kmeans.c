@@ -162,6 +162,13 @@ static void kmeans_mark(const float *w, int64_t count, int64_t cols, const float
     }
 }
 
+static int64_t kmeans_outliers(const void *values, int64_t rows, int64_t cols)
+{
+    const struct kmeans_params *params = values;
+
+    return (int64_t)(params->outlier_fraction * (double)(rows * cols));
+}
+
 static int kmeans_choose_outliers(const struct solve_context *context, const struct linear_job *job,
                                   const float *diagonal, struct tables *t)
 {
@@ -169,7 +176,7 @@ static int kmeans_choose_outliers(const struct solve_context *context, const str
     int64_t count = kmeans_count(job), cols = job->weight->shape[1];
     AUTO_FREE float *scores = NULL;
 
-    t->outliers = (int64_t)(params->outlier_fraction * (double)count);
+    t->outliers = kmeans_outliers(params, job->weight->shape[0], cols);
     if (t->outliers == 0) {
         return 0;
     }
@@ -375,5 +382,6 @@ const struct quantizer quantizer_kmeans = {
     .check = kmeans_check,
     .scheme = kmeans_scheme,
     .solve = kmeans_solve,
+    .outliers = kmeans_outliers,
     .cost = kmeans_cost,
 };

@@ -181,6 +181,9 @@ struct quant_group {
     int64_t tallest;      /* outputs of a module */
     int64_t group_size;   /* of the scheme that its modules get */
     int64_t batch_tokens; /* of a micro-batch */
+    int64_t batches;      /* micro-batches */
+    bool expert;          /* of each of them those rows alone that went to it */
+    double input_flops;   /* of rewrite_context.input for one micro-batch */
     int64_t branch;       /* columns of what the group is judged by (plan_group.branch) */
     double branch_flops;  /* of a token from the group's input to there */
 };
@@ -248,6 +251,8 @@ struct quantizer {
     /* Optional, of a method with `tune`: whether scales, norms and the like learn through the complete model after all
      * blocks are done, and how. */
     bool (*tune_model)(const void *params, struct tune_model_plan *out);
+    /* Optional: how many weights of a linear are stored in float next to its codes under these params. */
+    int64_t (*outliers)(const void *params, int64_t rows, int64_t cols);
     /* What `solve` costs for one linear of this shape; NULL: quant_tile_cost. */
     void (*cost)(const void *params, const struct quant_shape *shape, struct quant_cost *out);
     /* What `rewrite`, or `analyse`, costs for one group; NULL: nothing. */
