@@ -36,7 +36,8 @@
 #define COPY_FLOATS ((int64_t)1 << 22)
 #define FILE_BYTES ((size_t)8 << 20)
 #define TRIES 3
-#define SAME_WIDTH 1.1 /* widths that differ by less share a rate */
+#define EXPERTS_SLOWER 1.2 /* passes through experts, whose products have fewer rows; measured */
+#define SAME_WIDTH 1.1     /* widths that differ by less share a rate */
 #define WIDTHS_MAX 16
 
 static const int64_t sides[SIDES] = {256, 768, SIDE_MAX};
@@ -312,13 +313,16 @@ static const char *rate_key(enum pipeline_phase phase, const char *method, char 
 struct rate_shape {
     double width; /* 0: it does not depend on shapes */
     bool experts;
+    double slower; /* seconds of experts for each of others, while only one of the two has run; 0: no difference */
 };
 
 static struct rate_shape shape_of(enum pipeline_phase phase, const struct run_plan *plan)
 {
     bool computes = raw_rates[phase].unit == UNIT_PRODUCTS;
 
-    return (struct rate_shape){computes ? plan->width : 0, computes && plan->experts};
+    return (struct rate_shape){.width = computes ? plan->width : 0,
+                               .experts = computes && plan->experts,
+                               .slower = phase == PHASE_FORWARD || phase == PHASE_EVALUATE ? EXPERTS_SLOWER : 0};
 }
 
 static double entry_width(const json_t *entry)
@@ -360,21 +364,23 @@ static void entries_around(const json_t *entries, const struct rate_shape *shape
 static double rate_of(const json_t *entries, const struct rate_shape *shape, const struct machine_profile *profile)
 {
     const json_t *below, *above;
+    double factor = 1;
 
     entries_around(entries, shape, shape->experts, &below, &above);
     if (below == NULL && above == NULL) {
         entries_around(entries, shape, !shape->experts, &below, &above);
+        factor = shape->slower == 0 ? 1 : shape->experts ? shape->slower : 1 / shape->slower;
     }
     if (below == NULL && above == NULL) {
         return 0;
     }
     if (below != NULL && above != NULL) {
-        return machine_between(entry_width(below), entry_rate(below), entry_width(above), entry_rate(above),
-                               shape->width);
+        return factor * machine_between(entry_width(below), entry_rate(below), entry_width(above), entry_rate(above),
+                                        shape->width);
     }
     const json_t *one = below != NULL ? below : above;
     double products = shape->width > 0 ? profile_products(profile, shape->width) : 1;
-    return entry_rate(one) * (shape->width > 0 ? profile_products(profile, entry_width(one)) / products : 1);
+    return factor * entry_rate(one) * (shape->width > 0 ? profile_products(profile, entry_width(one)) / products : 1);
 }
 
 /* The entry of the shape, made where there is none; of too many the nearest. Borrowed. */

@@ -135,6 +135,26 @@ int64_t run_walk_batches(const struct run_walk *w, int64_t sequences, int64_t le
            scratch_bytes(w, sequences % batch * length, length, rounds);
 }
 
+/* Of the tape the sequences that a batch has not are never touched. */
+static void place_tape(struct run_walk *w)
+{
+    const struct run_load *load = w->load;
+    const struct recipe_stage *tuner = recipe_tuner(load->recipe);
+    int64_t batch = tune_lane(load->sequences, load->length);
+    int64_t tape = memory_plan_tape(model_plans(w->model), batch, load->length);
+    struct tune_model_plan complete = {.batch = 0};
+    struct tune_cost cost;
+
+    tuner->quantizer->tune_cost(tuner->params, load->sequences, &cost);
+    bool ends = recipe_end_to_end(load->recipe, &complete);
+    int64_t used = ends ? run_larger(cost.at_once, complete.batch) : cost.at_once;
+    w->always += tape + memory_plan_end_to_end(load->recipe, w->model, w->device->host_memory, batch * load->length,
+                                               load->length);
+    if (used < batch && w->device->host_memory) {
+        w->kept += tape / batch * (batch - used);
+    }
+}
+
 static void place_sets(struct run_walk *w)
 {
     const struct run_load *load = w->load;
@@ -149,10 +169,7 @@ static void place_sets(struct run_walk *w)
         w->always += kept + w->batch_rows * w->config->hidden_size * FLOAT;
     }
     if (w->tokens > 0 && recipe_tuner(load->recipe) != NULL) {
-        int64_t lane = tune_lane(load->sequences, load->length);
-        w->always +=
-            memory_plan_tape(model_plans(w->model), lane, load->length) +
-            memory_plan_end_to_end(load->recipe, w->model, w->device->host_memory, lane * load->length, load->length);
+        place_tape(w);
     }
     if (w->eval_tokens > 0) {
         w->always += run_walk_batches(w, load->eval_sequences, load->eval_length, w->rounds || w->rounds_late, &rows);

@@ -6,19 +6,12 @@
 #include "base/err.h"
 #include "gpu/scratch.h"
 
+#include <math.h>
 #include <string.h>
 
 #define FLOAT ((int64_t)sizeof(float))
 #define PIECE_BYTES ((int64_t)4 << 20) /* of a tensor on its way from the file */
-
-struct layer_walk {
-    struct run_walk *w;
-    int64_t layer;
-    const struct plan *plan;
-    int64_t weights; /* loaded, in F32 */
-    int64_t floats;  /* float weights that the reference path still reads */
-    int64_t piece;
-};
+#define STARVED_SEEN 0.05              /* of experts: some of them are there in any layer */
 
 static int64_t layer_larger(int64_t a, int64_t b)
 {
@@ -42,25 +35,14 @@ static int64_t layer_turn(const struct layer_walk *l)
 
 /* --- one input group */
 
-struct group_walk {
-    const struct plan_group *group;
-    int64_t tokens;  /* that come to it */
-    int64_t stats;   /* bytes of its statistics */
-    int64_t pooled;  /* of all tokens', while an expert's own are too few */
-    int64_t experts; /* bytes of loaded experts */
-    double times;    /* groups like this one: one for each expert */
-    bool aimed;
-    bool all; /* an expert sees all tokens */
-};
-
-static int64_t group_tokens(const struct layer_walk *l, const struct plan_group *group)
+int64_t run_layer_tokens(const struct layer_walk *l, const struct plan_group *group)
 {
     const struct plan_experts *e = group->expert >= 0 ? l->plan->steps[group->step].experts : NULL;
 
     return e == NULL ? l->w->tokens : l->w->tokens * e->top_k / e->count;
 }
 
-static struct quant_shape group_shape(const struct layer_walk *l, const struct group_walk *g, int module)
+struct quant_shape run_layer_shape(const struct layer_walk *l, const struct group_walk *g, int module)
 {
     const struct plan_module *m = &l->plan->modules[module];
 
@@ -70,6 +52,31 @@ static struct quant_shape group_shape(const struct layer_walk *l, const struct g
                                 .aimed = g->aimed,
                                 .scores = m->scores,
                                 .threads = l->w->threads};
+}
+
+double run_layer_inner(const struct layer_walk *l, const struct plan_group *group, int64_t rows)
+{
+    const struct plan *inner = plan_of_group(l->plan, group);
+    plan_set steps = 0, used = 0;
+
+    if (group->expert < 0 ||
+        !plan_steps(inner, PLAN_BIT(0) | plan_taken(inner), PLAN_BIT(group->input), &steps, &used)) {
+        return 0;
+    }
+    return plan_flops(inner, steps, rows, 1);
+}
+
+/* Routers do not spread tokens evenly: the logarithm of what an expert gets is taken to have this deviation (0.41 and
+ * 0.51 were measured where weights are random), and a mean such that all get their share together. */
+#define ROUTED_DEVIATION 0.5
+
+double run_layer_starved(const struct plan_group *group, const struct expert_calibration *experts, int64_t tokens)
+{
+    if (group->expert < 0 || experts->all || tokens == 0) {
+        return 0;
+    }
+    double mean = log((double)tokens) - ROUTED_DEVIATION * ROUTED_DEVIATION / 2;
+    return 0.5 * erfc((mean - log((double)experts->min_tokens)) / (ROUTED_DEVIATION * sqrt(2)));
 }
 
 static bool searches_range(const struct qscheme *scheme)
@@ -104,8 +111,8 @@ static bool group_statistics_of(const struct layer_walk *l, struct group_walk *g
         ranges = (wants & STATS_RANGE) != 0 || fixed ? 2 * columns : ranges;
         sample = (wants & STATS_SAMPLE) != 0 ? layer_larger(sample, STATS_SAMPLE_TOKENS * columns) : sample;
         sample = searches_range(&scheme) ? layer_larger(sample, sampled_inputs(w) * columns) : sample;
-        bool starved = group->expert >= 0 && !experts.all && g->tokens < experts.min_tokens;
-        g->pooled = starved ? columns * columns * FLOAT : g->pooled;
+        g->starved = run_layer_starved(group, &experts, g->tokens);
+        g->pooled = g->starved > STARVED_SEEN ? columns * columns * FLOAT : g->pooled;
         g->all = group->expert >= 0 && experts.all;
         g->aimed = g->aimed ||
                    (w->targets && group->expert < 0 && recipe_stage_has_targets(solver, w->tokens, group->columns));
@@ -154,6 +161,17 @@ static int result_bytes(const struct qscheme *scheme, const struct plan_module *
     return 0;
 }
 
+/* Of an expert that is starved by its statistics of all tokens. */
+static double solve_operations(const struct run_walk *w, const struct group_walk *g, const struct recipe_stage *solver,
+                               const struct quant_shape *shape)
+{
+    struct quant_shape all = *shape;
+
+    all.tokens = w->tokens;
+    return (1 - g->starved) * quantizer_cost(solver->quantizer, solver->params, shape).operations +
+           g->starved * quantizer_cost(solver->quantizer, solver->params, &all).operations;
+}
+
 /* Its modules are solved one after the other, and measured one after the other. */
 static int group_solve_walk(struct layer_walk *l, const struct group_walk *g)
 {
@@ -164,7 +182,7 @@ static int group_solve_walk(struct layer_walk *l, const struct group_walk *g)
 
     for (int i = 0; i < group->count; i++) {
         const struct plan_module *m = &l->plan->modules[group->modules[i]];
-        const struct quant_shape shape = group_shape(l, g, group->modules[i]);
+        const struct quant_shape shape = run_layer_shape(l, g, group->modules[i]);
         double product = (double)m->rows * (double)m->cols * (double)m->cols;
         struct qscheme scheme;
         int64_t bytes;
@@ -184,7 +202,7 @@ static int group_solve_walk(struct layer_walk *l, const struct group_walk *g)
         results += bytes;
         host = layer_larger(host, results + cost.host);
         w->plan->codes += w->device->host_memory ? 0 : module_elements(m);
-        w->plan->work[PHASE_SOLVE] += g->times * cost.operations;
+        w->plan->work[PHASE_SOLVE] += g->times * solve_operations(w, g, solver, &shape);
         w->plan->work[PHASE_MEASURE] +=
             g->times * ((w->tokens > 0 ? 4 * product : 0) + 40 * (double)module_elements(m));
     }
@@ -212,32 +230,19 @@ static int group_try_walk(struct layer_walk *l, const struct group_walk *g)
     return 0;
 }
 
-/* What an expert computes of its rows, before the group's input. */
-static double group_inner_flops(const struct layer_walk *l, const struct group_walk *g, int64_t rows)
-{
-    const struct plan *inner = plan_of_group(l->plan, g->group);
-    plan_set steps = 0, used = 0;
-
-    if (g->group->expert < 0 ||
-        !plan_steps(inner, PLAN_BIT(0) | plan_taken(inner), PLAN_BIT(g->group->input), &steps, &used)) {
-        return 0;
-    }
-    return plan_flops(inner, steps, rows, 1);
-}
-
 /* Of an expert group's statistics, those of its own tokens and those of all: where they are asked for, and where an
  * expert has too few. Experts that read the same rows share the latter. */
 static double group_gather_flops(const struct layer_walk *l, const struct group_walk *g)
 {
     double columns = (double)g->group->columns, all = (double)l->w->tokens * columns * (columns + 1);
-    double own = (double)g->tokens * columns * (columns + 1) + group_inner_flops(l, g, g->tokens);
+    double own = (double)g->tokens * columns * (columns + 1) + run_layer_inner(l, g->group, g->tokens);
     bool shared = g->all && g->group->input == 0 && !l->plan->steps[g->group->step].experts->scale_input;
 
     if (shared) {
         return all;
     }
-    all += group_inner_flops(l, g, l->w->tokens);
-    return g->times * ((g->all ? 0 : own) + (g->all || g->pooled > 0 ? all : 0));
+    all += run_layer_inner(l, g->group, l->w->tokens);
+    return g->times * ((g->all ? 0 : own) + (g->all ? all : g->starved * all));
 }
 
 static void group_calibrate_walk(struct layer_walk *l, const struct group_walk *g)
@@ -280,7 +285,7 @@ static int layer_solve_groups(struct layer_walk *l)
     for (int g = 0; g < plan->group_count; g++) {
         const struct plan_experts *e = plan->groups[g].expert >= 0 ? plan->steps[plan->groups[g].step].experts : NULL;
         struct group_walk walk = {.group = &plan->groups[g],
-                                  .tokens = group_tokens(l, &plan->groups[g]),
+                                  .tokens = run_layer_tokens(l, &plan->groups[g]),
                                   .experts = run_walk_turn(l->w, e),
                                   .times = e != NULL ? (double)e->count : 1};
         if (plan->groups[g].expert > 0) {
@@ -292,90 +297,6 @@ static int layer_solve_groups(struct layer_walk *l)
         group_keep_floats(l, g);
     }
     return 0;
-}
-
-/* --- rewriting */
-
-static bool rewrite_shape(const struct layer_walk *l, const struct group_walk *g, struct quant_group *out)
-{
-    const struct plan *inner = plan_of_group(l->plan, g->group);
-    int64_t largest = 0;
-
-    *out = (struct quant_group){.batch_tokens = l->w->batch_rows};
-    for (int i = 0; i < g->group->count; i++) {
-        const struct plan_module *m = &l->plan->modules[g->group->modules[i]];
-        struct qscheme scheme;
-        if (run_walk_solver(l->w, l->layer, g->group->modules[i], &scheme) == NULL) {
-            continue;
-        }
-        out->elements += module_elements(m);
-        out->tallest = layer_larger(out->tallest, m->rows);
-        out->group_size = scheme.group_size > 0 ? scheme.group_size : m->cols;
-        if (module_elements(m) > largest) {
-            largest = module_elements(m);
-            out->linear = group_shape(l, g, g->group->modules[i]);
-        }
-    }
-    if (g->group->branch >= 0) {
-        plan_set steps = 0, used = 0;
-        out->branch = inner->values[g->group->branch].width;
-        if (plan_steps(inner, PLAN_BIT(g->group->input) | plan_taken(inner), PLAN_BIT(g->group->branch), &steps,
-                       &used)) {
-            out->branch_flops = plan_flops(inner, steps, 1, l->w->load->length);
-        }
-    }
-    return largest > 0;
-}
-
-static void rewrite_group_walk(struct layer_walk *l, const struct group_walk *g)
-{
-    struct run_walk *w = l->w;
-    const struct recipe *recipe = w->load->recipe;
-    struct quant_group shape;
-
-    if (g->group->fold.kind == FOLD_NONE || !rewrite_shape(l, g, &shape)) {
-        return;
-    }
-    for (int i = 0; i < recipe->count; i++) {
-        const struct recipe_stage *stage = &recipe->stages[i];
-        struct quant_cost cost = {0};
-        if (stage->quantizer->rewrite == NULL) {
-            continue;
-        }
-        if (stage->quantizer->rewrite_cost != NULL) {
-            stage->quantizer->rewrite_cost(stage->params, &shape, &cost);
-        }
-        int64_t stats = (stage->quantizer->rewrite_stats & STATS_RANGE) != 0 ? 2 * g->group->columns * FLOAT : 0;
-        run_walk_note(w, STAGE_QUANTIZING, l->weights + g->experts + stats + cost.solving, cost.host);
-        w->plan->work[PHASE_SOLVE] += g->times * cost.operations;
-        w->plan->work[PHASE_STATISTICS] += g->times * 4 * (double)g->tokens * (double)g->group->columns;
-    }
-}
-
-static void layer_rewrite(struct layer_walk *l)
-{
-    const struct plan *plan = l->plan;
-    const struct recipe *recipe = l->w->load->recipe;
-    int stages = 0;
-
-    for (int i = 0; i < recipe->count; i++) {
-        stages += recipe->stages[i].quantizer->rewrite != NULL ? 1 : 0;
-    }
-    if (stages == 0 || l->w->tokens == 0) {
-        return;
-    }
-    for (int g = 0; g < plan->group_count; g++) {
-        const struct plan_experts *e = plan->groups[g].expert >= 0 ? plan->steps[plan->groups[g].step].experts : NULL;
-        const struct group_walk walk = {.group = &plan->groups[g],
-                                        .tokens = group_tokens(l, &plan->groups[g]),
-                                        .experts = run_walk_turn(l->w, e),
-                                        .times = e != NULL ? (double)e->count : 1};
-        if (plan->groups[g].expert <= 0) {
-            rewrite_group_walk(l, &walk);
-        }
-    }
-    l->w->plan->work[PHASE_FORWARD] +=
-        (double)(1 + stages) * plan_flops(plan, ~(plan_set)0, l->w->tokens, l->w->load->length);
 }
 
 /* --- the layer */
@@ -465,7 +386,7 @@ int run_walk_layer(struct run_walk *w, int64_t layer)
     run_walk_note(w, STAGE_LOADING, l.weights + l.piece, l.piece);
     layer_work(&l);
     layer_analyse(&l);
-    layer_rewrite(&l);
+    run_layer_rewrite(&l);
     TRY(layer_solve_groups(&l));
     int64_t tuned = run_walk_tuning(w, l.plan);
     if (tuned > 0) {

@@ -69,3 +69,37 @@ double run_walk_stored(const struct run_walk *w, int64_t layer, double *experts)
 /* The pass of a mixture or of the method sensitivity, where the recipe has one; run_plan_pass.c. Of `w` what the
  * run's sets and its device decide. */
 int run_walk_pass(const struct run_walk *w);
+
+/* --- one block, within run_plan_block.c and run_plan_rewrite.c */
+
+struct layer_walk {
+    struct run_walk *w;
+    int64_t layer;
+    const struct plan *plan;
+    int64_t weights; /* loaded, in F32 */
+    int64_t floats;  /* float weights that the reference path still reads */
+    int64_t piece;
+};
+
+struct group_walk {
+    const struct plan_group *group;
+    int64_t tokens;  /* that come to it */
+    int64_t stats;   /* bytes of its statistics */
+    int64_t pooled;  /* of all tokens', while an expert's own are too few */
+    int64_t experts; /* bytes of loaded experts */
+    double times;    /* groups like this one: one for each expert */
+    double starved;  /* the share of these that has too few tokens */
+    bool aimed;
+    bool all; /* an expert sees all tokens */
+};
+
+/* Tokens that come to a group: of an expert's its share. */
+int64_t run_layer_tokens(const struct layer_walk *l, const struct plan_group *group);
+/* The share of a group's experts that fewer tokens come to than their method wants; 0 of other groups, and where
+ * experts see all tokens. */
+double run_layer_starved(const struct plan_group *group, const struct expert_calibration *experts, int64_t tokens);
+struct quant_shape run_layer_shape(const struct layer_walk *l, const struct group_walk *g, int module);
+/* What an expert computes of so many rows, before the group's input. */
+double run_layer_inner(const struct layer_walk *l, const struct plan_group *group, int64_t rows);
+/* All groups, where a stage rewrites. */
+void run_layer_rewrite(struct layer_walk *l);

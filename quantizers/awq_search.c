@@ -371,11 +371,13 @@ void awq_rewrite_cost(const void *values, const struct quant_group *group, struc
 
     scored = scored < tokens ? scored : tokens;
     double first = (double)batch < scored ? (double)batch : scored;
+    double inputs = tokens > 0 ? ceil(scored * (double)group->batches / tokens) : 0; /* of so many micro-batches */
     *out = (struct quant_cost){
         .solving = (group->elements + 2 * batch * group->branch + group->linear.cols) * (int64_t)sizeof(float) +
                    largest + 2 * (largest / group->group_size) * (int64_t)sizeof(float),
         .host = largest * (int64_t)sizeof(float),
         .operations = (candidates * first + (SHORTLIST + 1) * (scored - first)) * group->branch_flops +
-                      (candidates + (SHORTLIST + 1) * (scored - first) / (double)batch) * 40 * (double)group->elements,
+                      (candidates + (SHORTLIST + 1) * (scored - first) / (double)batch) * 40 * (double)group->elements +
+                      inputs * group->input_flops,
     };
 }

@@ -69,7 +69,7 @@ struct learn_plan {
 int learn_block(const struct tune_context *context, const struct learn_plan *plan);
 
 /* What that costs with so many sequences. */
-void learn_cost(const struct learn_plan *plan, int64_t sequences, struct tune_cost *out);
+void learn_cost(const struct learn_plan *asked, int64_t sequences, struct tune_cost *out);
 
 /* --- Parts. */
 

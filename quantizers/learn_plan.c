@@ -40,10 +40,11 @@ struct learn_plan learn_fit(const struct learn_plan *asked, int64_t sequences, s
     return plan;
 }
 
-void learn_cost(const struct learn_plan *plan, int64_t sequences, struct tune_cost *out)
+void learn_cost(const struct learn_plan *asked, int64_t sequences, struct tune_cost *out)
 {
+    struct tune_curve unused;
+    const struct learn_plan fitted = learn_fit(asked, sequences, &unused), *plan = &fitted;
     bool latents = plan->rate[LEARN_LATENTS] > 0;
-    double checked = (double)(plan->checked < sequences ? plan->checked : sequences);
     int64_t floats = 2; /* the gradient and the latent; moving averages; where latents began */
 
     floats += latents && plan->beta1 > 0 ? 1 : 0;
@@ -51,7 +52,8 @@ void learn_cost(const struct learn_plan *plan, int64_t sequences, struct tune_co
     floats += latents && isfinite(plan->reach) ? 1 : 0;
     *out = (struct tune_cost){
         .state = floats * (int64_t)sizeof(float) + 1, /* and the best code */
-        .learned = (double)plan->steps * (double)(plan->batch < sequences ? plan->batch : sequences),
-        .measured = plan->steps > 0 ? (double)(1 + plan->checks) * checked : 0,
+        .learned = (double)plan->steps * (double)plan->batch,
+        .measured = plan->steps > 0 ? (double)(1 + plan->checks) * (double)plan->checked : 0,
+        .at_once = plan->batch > plan->checked ? plan->batch : plan->checked,
     };
 }

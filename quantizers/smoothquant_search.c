@@ -14,6 +14,7 @@
 #define SEARCH_FIRST 0.30
 #define SEARCH_STEP 0.05
 #define SEARCH_STEPS 13
+#define SEARCH_CANDIDATES (SEARCH_STEPS + 1)
 #define FACTOR_MIN 1e-5f
 
 void smoothing_set_factors(struct smoothing *s, double alpha)
@@ -27,13 +28,13 @@ void smoothing_set_factors(struct smoothing *s, double alpha)
 
 /* Device memory of a search over one group. */
 struct smoothing_trial {
-    const struct smoothing *s;
+    struct smoothing *s;
     struct tensor inverse, factor;  /* F32 [K] */
     struct tensor x;                /* F32 [T,K], smoothed and rounded */
     struct tensor *weights;         /* F32 [N,K] of each module, smoothed and rounded */
     struct tensor expected, actual; /* F32 [T * max N] */
     int64_t tokens;                 /* capacity of x */
-    double error;
+    double errors[SEARCH_CANDIDATES];
 };
 
 static void smoothing_trial_deinit(struct smoothing_trial *t)
@@ -110,7 +111,7 @@ static struct gpu_input smoothing_input(const struct smoothing *s, const struct 
 }
 
 /* Add the relative output errors of the group's modules on one micro-batch. */
-static int smoothing_try_batch(struct smoothing_trial *t, const struct tensor *in)
+static int smoothing_try_batch(struct smoothing_trial *t, const struct tensor *in, double *error)
 {
     const struct rewrite_context *c = t->s->context;
     const struct gpu_ops *ops = c->gpu->ops;
@@ -135,22 +136,32 @@ static int smoothing_try_batch(struct smoothing_trial *t, const struct tensor *i
         TRY(ops->linear(c->stream, &expected, &from, rewrite_weight(c, i), NULL));
         TRY(ops->linear(c->stream, &actual, &x, &t->weights[i], NULL));
         TRY(ops->residual(c->stream, &lost, &expected, &actual, NULL, NULL, NULL));
-        t->error += lost.weight_sq > 0 ? lost.error_sq / lost.weight_sq : 0;
+        *error += lost.weight_sq > 0 ? lost.error_sq / lost.weight_sq : 0;
     }
     return 0;
 }
 
-/* t->error = that of s->factors. */
-static int smoothing_try_factors(struct smoothing_trial *t)
+/* Factors of a candidate; 0: all are 1. */
+static void smoothing_set_candidate(struct smoothing *s, int candidate)
 {
-    const struct smoothing *s = t->s;
+    for (int64_t j = 0; candidate == 0 && j < s->columns; j++) {
+        s->factors[j] = 1.0f;
+    }
+    if (candidate > 0) {
+        smoothing_set_factors(s, SEARCH_FIRST + SEARCH_STEP * (candidate - 1));
+    }
+}
+
+/* Add to a candidate's error that of one micro-batch. */
+static int smoothing_try_candidate(struct smoothing_trial *t, int candidate, const struct tensor *in)
+{
+    struct smoothing *s = t->s;
     const struct rewrite_context *c = s->context;
-    int64_t count = (SEARCH_TOKENS + t->tokens - 1) / t->tokens;
-    int64_t stride = c->batches > count ? c->batches / count : 1;
     AUTO_FREE float *inverse = NULL;
 
     TRY(mem_buffer(&inverse, (size_t)s->columns));
     TRY(c->tick(c->tick_data));
+    smoothing_set_candidate(s, candidate);
     for (int64_t j = 0; j < s->columns; j++) {
         inverse[j] = 1.0f / s->factors[j];
     }
@@ -159,12 +170,30 @@ static int smoothing_try_factors(struct smoothing_trial *t)
     for (int i = 0; i < c->group->count; i++) {
         TRY(smoothing_round_weight(t, i));
     }
-    t->error = 0;
-    for (int64_t i = 0; i < c->batches && i / stride < count; i += stride) {
+    return smoothing_try_batch(t, in, &t->errors[candidate]);
+}
+
+/* Micro-batches of a search whose trials take so many tokens of one. */
+static int64_t smoothing_batches(int64_t batches, int64_t tokens)
+{
+    int64_t count = (SEARCH_TOKENS + tokens - 1) / tokens;
+
+    return batches < count ? batches : count;
+}
+
+/* The input of a micro-batch is made once for all candidates: an expert's takes all that comes before it. */
+static int smoothing_try_all(struct smoothing_trial *t)
+{
+    const struct rewrite_context *c = t->s->context;
+    int64_t count = smoothing_batches(c->batches, t->tokens), stride = c->batches / count;
+
+    for (int64_t i = 0; i < count; i++) {
         struct block_values values;
-        TRY(c->input(c->input_data, i, &values));
+        TRY(c->input(c->input_data, i * stride, &values));
         const struct tensor in = block_value(&values, c->group->input);
-        TRY(smoothing_try_batch(t, &in));
+        for (int candidate = 0; in.shape[0] > 0 && candidate < SEARCH_CANDIDATES; candidate++) {
+            TRY(smoothing_try_candidate(t, candidate, &in));
+        }
     }
     return 0;
 }
@@ -181,17 +210,12 @@ int smoothing_search(struct smoothing *s, bool *gain)
     /* An expert's batches differ, and some have no tokens. */
     int64_t tokens = c->group->expert < 0 ? block_value(&values, c->group->input).shape[0] : c->stats->tokens;
     TRY(smoothing_trial_init(&t, tokens < SEARCH_TOKENS ? tokens : SEARCH_TOKENS));
-    for (int i = -1; i < SEARCH_STEPS; i++) {
-        for (int64_t j = 0; i < 0 && j < s->columns; j++) {
-            s->factors[j] = 1.0f;
-        }
-        if (i >= 0) {
-            smoothing_set_factors(s, SEARCH_FIRST + SEARCH_STEP * i);
-        }
-        TRY(smoothing_try_factors(&t));
-        if (t.error < min_error) { /* never true of NaN */
-            min_error = t.error;
-            *gain = i >= 0;
+    TRY(smoothing_try_all(&t));
+    for (int i = 0; i < SEARCH_CANDIDATES; i++) {
+        if (t.errors[i] < min_error) { /* never true of NaN */
+            min_error = t.errors[i];
+            *gain = i > 0;
+            smoothing_set_candidate(s, i);
             memcpy(s->best, s->factors, (size_t)s->columns * sizeof(float));
         }
     }
@@ -204,11 +228,14 @@ void smoothing_search_cost(const struct quant_group *group, struct quant_cost *o
     int64_t tokens = group->batch_tokens < SEARCH_TOKENS ? group->batch_tokens : SEARCH_TOKENS;
     int64_t codes = largest->rows * largest->cols;
     double tried = (double)(largest->tokens < SEARCH_TOKENS ? largest->tokens : SEARCH_TOKENS);
+    int64_t capacity = group->expert ? (int64_t)tried : tokens;
+    double batches = (double)smoothing_batches(group->batches, capacity > 1 ? capacity : 1);
 
     *out = (struct quant_cost){
         .solving = (group->elements + tokens * (largest->cols + 2 * group->tallest) + 2 * largest->cols) *
                        (int64_t)sizeof(float) +
                    codes + 2 * (codes / group->group_size) * (int64_t)sizeof(float),
-        .operations = (SEARCH_STEPS + 1) * (4 * tried + 40) * (double)group->elements,
+        .operations = SEARCH_CANDIDATES * (4 * tried + 40 * batches) * (double)group->elements +
+                      (1 + batches) * group->input_flops,
     };
 }

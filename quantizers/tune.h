@@ -83,4 +83,5 @@ struct tune_cost {
     int64_t state;   /* bytes of the device's memory for each weight that learns, next to the weight itself */
     double learned;  /* sequences, forward and backward */
     double measured; /* sequences, forward */
+    int64_t at_once; /* sequences at most */
 };
