@@ -39,6 +39,11 @@ METHODS = {
     "ggml": ("ggml", {"type": "q4_k"}, "gguf"),
     "kv_cache": ("kv_cache", {"kv_cache": {"dtype": "fp8_e4m3"}}, "compressed-tensors"),
     "kv_analysis": ("kv_analysis", {}, None),
+    "autoround": ("autoround", {"iters": 6, "batch_size": 2}, "compressed-tensors"),
+    "qat": ("qat", {"bits": 3, "group_size": 64, "epochs": 1}, "compressed-tensors"),
+    "tune": (["gptq", "tune"], {"bits": 3, "group_size": 64, "tune_epochs": 1}, "compressed-tensors"),
+    "end_to_end": ("qat", {"bits": 3, "group_size": 64, "epochs": 1, "end_to_end": True}, "compressed-tensors"),
+    "output_moments": ("gptq", {"bits": 3, "group_size": 64, "output_moments": True}, "compressed-tensors"),
     "sensitivity": ("sensitivity", {"group_size": 64}, None),
     "mixture": ("gptq", {"group_size": 64, "mixed_precision": {"bits_per_weight": 3.5}}, "compressed-tensors"),
 }
@@ -70,16 +75,19 @@ def write_model(folder, config):
 
 
 def used(folder):
-    """Bytes of all files in a folder as they are on the disk, some of which come and go, or have two names, meanwhile."""
-    sizes = {}
+    """Bytes of each file in a folder as they are on the disk, but for the database, some of which come and go, or have two names, meanwhile."""
+    sizes, paths = {}, {}
     for path, _, names in os.walk(folder):
         for name in names:
+            if name.startswith("quantd.db"):
+                continue  # its log has some megabytes whatever the job
             try:
                 found = os.lstat(os.path.join(path, name))
                 sizes[found.st_ino] = found.st_blocks * 512
+                paths[found.st_ino] = os.path.join(path, name)
             except FileNotFoundError:
                 pass
-    return sum(sizes.values())
+    return {paths[inode]: sizes[inode] for inode in sizes}
 
 
 class Watch(threading.Thread):
@@ -87,11 +95,13 @@ class Watch(threading.Thread):
 
     def __init__(self, folder):
         super().__init__(daemon=True)
-        self.folder, self.most, self.ended = folder, 0, threading.Event()
+        self.folder, self.most, self.files, self.ended = folder, 0, {}, threading.Event()
 
     def run(self):
         while not self.ended.wait(0.02):
-            self.most = max(self.most, used(self.folder))
+            found = used(self.folder)
+            if sum(found.values()) > self.most:
+                self.most, self.files = sum(found.values()), found
 
 
 def cpu_seconds(pid):
@@ -102,6 +112,7 @@ def cpu_seconds(pid):
 def measure(root, shape, method, args, rates):
     """Runs one job; what was said of it, what it took, and {"cpu", "disk"}; None where the method and the family do not go together."""
     config, sequences = SHAPES[shape]
+    sequences = args.sequences or sequences
     name, quantization, form = METHODS[method]
     with tempfile.TemporaryDirectory(prefix="quantd-estimates-") as data:
         if rates.exists():
@@ -109,9 +120,9 @@ def measure(root, shape, method, args, rates):
         with Daemon("--threads", str(args.threads), *NO_MODULES, roots=[root], data=data) as daemon:
             daemon.contract_checked = False
             body = {"model": post(daemon, "/v1/models", json={"uri": "file:" + shape}), "method": name, "quantization": quantization,
-                    "calibration": {"num_samples": sequences, "sequence_length": LENGTH, "packing": False, "shuffle": False,
+                    "calibration": {"num_samples": sequences, "sequence_length": args.length, "packing": False, "shuffle": False,
                                     "file_id": post(daemon, "/v1/files?purpose=calibration", headers={"Content-Type": NDJSON},
-                                                    body=ids_records(sequences, LENGTH, VOCABULARY))}}
+                                                    body=ids_records(sequences, args.length, VOCABULARY))}}
             if form is not None:
                 body.update(output={"format": form}, evaluation={"hold_back": args.hold_back})
             if args.host_memory:
@@ -120,7 +131,7 @@ def measure(root, shape, method, args, rates):
             if not said["possible"]:
                 print("| %-8s | %-16s | %s |" % (shape, method, said["problems"][0]["detail"]), flush=True)
                 return None
-            before, watch, cpu = used(data), Watch(data), cpu_seconds(daemon.process.pid)
+            before, watch, cpu = sum(used(data).values()), Watch(data), cpu_seconds(daemon.process.pid)
             watch.start()
             job = post(daemon, JOBS, json=body)
             state = succeed(daemon, job, 1800)
@@ -129,7 +140,7 @@ def measure(root, shape, method, args, rates):
             watch.join()
             report = daemon.get("%s/%s/report" % (JOBS, job))
             shutil.copy(os.path.join(data, "machine.json"), rates)
-            return said, state, report, {"cpu": cpu, "disk": watch.most - before}
+            return said, state, report, {"cpu": cpu, "disk": watch.most - before, "files": watch.files}
 
 
 def ratio(said, took):
@@ -167,6 +178,8 @@ def show(shape, method, said, state, report, more, share, verbose):
         print("    " + ", ".join("%s %.1f" % (one["phase"], one["device_bytes"] / 1e6) for one in memory["phases"])
               + "; device peak %.1f MB, process %.1f MB; " % (state["memory"]["gpu_peak_bytes"] / 1e6, state["memory"]["host_peak_bytes"] / 1e6)
               + ", ".join("%s %.1f" % (name, disk[name] / 1e6) for name in disk if name not in ("free_bytes",)), flush=True)
+        print("    at the peak " + ", ".join("%s %.1f" % (os.path.basename(path), size / 1e6) for path, size in sorted(more["files"].items())
+                                              if size > 1e5), flush=True)
 
 
 def main():
@@ -174,6 +187,9 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--shapes", default="bench,qwen3,mixtral")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=0, help="at most so many of each shape")
+    parser.add_argument("--sequences", type=int, default=0, help="of each job, where the shape's own number takes too long")
+    parser.add_argument("--length", type=int, default=LENGTH)
     parser.add_argument("--hold-back", type=float, default=0.25)
     parser.add_argument("--host-memory", type=int, default=0, help="bytes of activations; 1: all of them go to the disk")
     parser.add_argument("--verbose", action="store_true")
@@ -181,17 +197,17 @@ def main():
     shapes = args.shapes.split(",")
     with tempfile.TemporaryDirectory(prefix="quantd-bench-") as root:
         for shape in set(shapes):
+            SHAPES[shape][0]["num_hidden_layers"] = min(args.layers or 1000, SHAPES[shape][0]["num_hidden_layers"])
             write_model(os.path.join(root, shape), SHAPES[shape][0])
         print("%d threads, load average %.1f" % (args.threads, os.getloadavg()[0]))
         print("| shape | method | device | process | artifact | disk MB: said, took, ratio | basis | seconds: said, took, CPU | ratio | by CPU |")
         print("|---|---|---|---|---|---|---|---|---|---|")
-        for method in METHODS:
-            if not args.only or method in args.only.split(","):
-                rates, share = pathlib.Path(root) / (method + ".json"), Share()
-                for shape in shapes:
-                    found = measure(root, shape, method, args, rates)
-                    if found is not None:
-                        show(shape, method, *found, share, args.verbose)
+        for method in args.only.split(",") if args.only else METHODS:
+            rates, share = pathlib.Path(root) / (method + ".json"), Share()
+            for shape in shapes:
+                found = measure(root, shape, method, args, rates)
+                if found is not None:
+                    show(shape, method, *found, share, args.verbose)
 
 
 if __name__ == "__main__":
