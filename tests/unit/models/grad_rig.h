@@ -188,3 +188,52 @@ static inline void rig_close(struct rig *rig)
     gpu_close(&rig->gpu);
     plans_free(rig->plans);
 }
+
+/* The numbers of sequences [first, first + count) of a value: its content, or what the loss multiplies it by. */
+static inline void fill_value(const struct tensor *x, int value, int64_t first, double scale)
+{
+    uint64_t seed = (uint64_t)(1000 * value + 17);
+
+    for (int64_t i = -first * LENGTH * x->shape[1]; i < tensor_count(x); i++) {
+        float number = (float)(scale * (double)support_unit(&seed));
+        if (i >= 0) {
+            ((float *)x->data)[i] = number;
+        }
+    }
+}
+
+static inline plan_set result_values(const struct plan *plan)
+{
+    return plan->given | PLAN_BIT(plan->output);
+}
+
+static inline void run_forward(const struct rig *rig, int64_t first, int64_t count)
+{
+    const struct plan *plan = rig->block.plan;
+
+    ck_assert_rc_ok(block_tape_begin(rig->tape, plan, count, NULL));
+    for (int v = 0; v < plan->value_count; v++) {
+        if ((plan->inputs & PLAN_BIT(v)) != 0) {
+            const struct tensor x = block_tape_value(rig->tape, v);
+            fill_value(&x, v, first, 2);
+        }
+    }
+    ck_assert_rc_ok(block_tape_forward(&rig->block, rig->tape));
+}
+
+/* Of the loss sum c * value over all that the layer gives. */
+static inline void run_backward(const struct rig *rig, const struct block_grads *grads, plan_set want, int64_t first)
+{
+    const struct plan *plan = rig->block.plan;
+
+    for (int v = 0; v < plan->value_count; v++) {
+        if ((result_values(plan) & PLAN_BIT(v)) != 0) {
+            const struct tensor d = block_tape_gradient(rig->tape, v);
+            for (int64_t i = 0; i < tensor_count(&d); i++) {
+                ck_assert_float_eq(((const float *)d.data)[i], 0);
+            }
+            fill_value(&d, v + 64, first, 1);
+        }
+    }
+    ck_assert_rc_ok(block_tape_backward(&rig->block, rig->tape, grads, want));
+}
