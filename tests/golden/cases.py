@@ -23,6 +23,7 @@ GRID = {
     "gptq-4/gptq": ("gptq", GPTQ, {"bits": 4, "group_size": 128}, True),
     "gptq-3-fast/gptq": ("gptq", GPTQ, {"bits": 3, "group_size": 64, "quality": "fast"}, False),
     "gptq-2-asym/gptq_v2": ("gptq", GPTQ2, {"bits": 2, "group_size": 64, "sym": False}, False),
+    "gptq-2-moments/ct": ("gptq", CT, {"bits": 2, "group_size": 64, "target_tokens": 0, "output_moments": True}, False),
     "gptq-4/awq": ("gptq", AWQ, {"bits": 4, "group_size": 64, "sym": False}, False),
     "gptq-4/gguf": ("gptq", GGUF, {"bits": 4, "group_size": 32, "signed_scales": False}, False),
     "gptq-3-best/dense": ("gptq", DENSE, {"bits": 3, "group_size": 64, "quality": "best", "target_tokens": 4}, False),
