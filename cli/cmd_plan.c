@@ -221,7 +221,7 @@ static void print_problems(const json_t *estimate)
     }
 }
 
-/* Sequences that a local calibration file makes; 0: there is no such file, or it has no beginning that can be read. */
+/* Sequences that a local calibration file makes; -1: there is no such file. */
 static int64_t plan_file_sequences(const char *path, const json_t *body, int64_t length, double text_bytes)
 {
     const json_t *packing = json_object_get(json_object_get(body, "calibration"), "packing");
@@ -230,7 +230,7 @@ static int64_t plan_file_sequences(const char *path, const json_t *body, int64_t
     struct stat found;
 
     if (file == NULL || head == NULL || fstat(fileno(file), &found) != 0 || !S_ISREG(found.st_mode)) {
-        return 0;
+        return -1;
     }
     size_t size = fread(head, 1, RECORDS_HEAD, file);
     return records_sequences(head, size, found.st_size, length, !json_is_false(packing), text_bytes);
@@ -254,10 +254,11 @@ static bool plan_count_records(const char *path, json_t *body, const json_t *est
         asked += json_integer_value(json_object_get(sets, "evaluation_sequences"));
     }
     int64_t there = plan_file_sequences(path, body, length, known ? RECORDS_TEXT_BYTES_LEAST : RECORDS_TEXT_BYTES);
-    if (there <= 0 || (known && there >= asked)) {
+    if (there < 0 || (known && there >= asked)) {
         return false;
     }
-    return json_object_set_new(calibration, "num_samples", json_integer(there)) == 0;
+    /* of a set that none can be made of, the smallest there is */
+    return json_object_set_new(calibration, "num_samples", json_integer(there > 1 ? there : 1)) == 0;
 }
 
 static int plan_ask(struct cli *cli, const char *file, json_t *body, json_t **estimate)

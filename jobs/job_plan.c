@@ -160,6 +160,21 @@ struct job_memory job_memory_planned(const struct job_spec *spec)
     return (struct job_memory){.source_bytes = spec->source_bytes, .estimated_gpu_bytes = spec->device_bytes};
 }
 
+/* Where so few sequences were asked for that none can be held back, the job would fail once all of them are there. */
+static void check_held_back(const struct job_spec *spec, const struct job_sets *sets, struct validation_errors *errors)
+{
+    bool held = spec->gate.asked && spec->evaluation.file_id[0] == '\0' && spec->evaluation.hold_back > 0;
+
+    if (held && spec->calibration.num_samples > 0 && sets->sequences > 0 && sets->eval_sequences == 0) {
+        validation_add(errors, ERR_INSUFFICIENT_CALIBRATION, "/evaluation/hold_back",
+                       "a calibration set of %lld sequences is too small to hold a tail back, which the gate measures "
+                       "on",
+                       (long long)sets->sequences);
+        validation_hint(errors, "a larger calibration.num_samples, or evaluation.file_id; evaluation.max_tokens of at "
+                                "least a sequence");
+    }
+}
+
 static void refuse_memory(int64_t need, int64_t activations, int64_t total, struct validation_errors *errors)
 {
     const double sizes[] = {(double)need, (double)activations, (double)total};
@@ -192,6 +207,7 @@ void job_check_memory(struct service *service, const struct principal *who, stru
         }
         return;
     }
+    check_held_back(spec, &sets, errors);
     run_plan_disk(&plan, model_config(model)->num_layers, &spec->disk);
     spec->source_bytes = model_bytes(model);
     spec->device_bytes = job_plan_device(spec, &plan, model, device);

@@ -15,6 +15,7 @@
 #include "jobs/worker.h"
 #include "pipeline/check.h"
 #include "pipeline/mixture.h"
+#include "pipeline/moments_file.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -435,6 +436,7 @@ int task_run(struct task *task)
         TRY(task_gate_judge(task, &again));
         rungs++;
     }
+    moments_remove(task->directory, model_config(task->model)->num_layers);
     TRY(task_publish(task));
     learn_rates(task, complete && rungs == 1);
     return 0;

@@ -229,6 +229,14 @@ static int end_commit(struct run *run, const struct end_list *list)
 
 /* --- the phase */
 
+int64_t end_to_end_held(int64_t sequences)
+{
+    int64_t held = sequences / HELD_OUT > HELD_MIN ? sequences / HELD_OUT : HELD_MIN;
+
+    held = held < sequences / HELD_SHARE ? held : sequences / HELD_SHARE;
+    return held > 0 ? held : 1;
+}
+
 static int end_init(struct end_to_end *e)
 {
     struct run *run = e->run;
@@ -242,9 +250,7 @@ static int end_init(struct end_to_end *e)
         .plans = model_plans(run->p->model), .sequences = e->batch, .length = e->length, .rounds = true};
     int64_t chunk = memory_plan_logits(run->config, run->p->gpu->info.host_memory);
 
-    e->held = set->sequences / HELD_OUT > HELD_MIN ? set->sequences / HELD_OUT : HELD_MIN;
-    e->held = e->held > set->sequences / HELD_SHARE ? set->sequences / HELD_SHARE : e->held;
-    e->held = e->held > 0 ? e->held : 1;
+    e->held = end_to_end_held(set->sequences);
     e->first = set->sequences > 1 ? e->held : 0;
     e->learned = set->sequences - e->first;
     if (e->plan.batch > e->learned) {

@@ -9,3 +9,5 @@
  * quantized path at the end of the blocks again. 0 at once where the recipe does not ask for it. A run that was stopped
  * at any time ends in the same bytes: until all new files are there nothing of the old ones changes. */
 int end_to_end_run(struct run *run);
+/* Of so many sequences those that decide which epoch is kept; a single one learns, too. */
+int64_t end_to_end_held(int64_t sequences);

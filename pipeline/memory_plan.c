@@ -180,12 +180,15 @@ static void plan_learning(const struct memory_load *load, const struct model *mo
     int64_t length = load->sequence_length > 0 ? load->sequence_length : 1, states = 0;
     int64_t lane = tune_lane(load->sequences > 0 ? load->sequences : INT64_MAX, length);
 
+    struct tune_model_plan complete;
+    int64_t batch = recipe_end_to_end(load->recipe, &complete) ? complete.batch * length : 0;
+
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
         states = plan_larger(states, memory_plan_tuned(load->recipe, plans_kind(plans, kind), load->sequences));
     }
     plan->solve = plan_larger(plan->solve, states);
     plan->microbatches += memory_plan_tape(plans, lane, length) +
-                          memory_plan_end_to_end(load->recipe, model, host_memory, lane * length, length);
+                          memory_plan_end_to_end(load->recipe, model, host_memory, batch, lane * length);
 }
 
 /* All experts of a block are there in the pass for output moments. */

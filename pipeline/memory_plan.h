@@ -40,7 +40,7 @@ int64_t memory_plan_tape(const struct plans *plans, int64_t sequences, int64_t l
  * tape.
  */
 int64_t memory_plan_end_to_end(const struct recipe *recipe, const struct model *model, bool host_memory,
-                               int64_t tape_tokens, int64_t length);
+                               int64_t batch_tokens, int64_t tape_tokens);
 int64_t memory_plan_tuned(const struct recipe *recipe, const struct plan *plan, int64_t sequences);
 /* Output moments (moments.h): bytes of those of a layer of that plan, on the device and in its file; how many sequences
  * of a calibration set their pass takes. */

@@ -42,6 +42,25 @@ static bool moments_wanted(struct run *run, int module)
            solver->quantizer->output_tokens(solver->params) != 0;
 }
 
+/* Names of the modules that have them. New reference. */
+static json_t *moments_modules(struct run *run)
+{
+    json_t *names = json_array();
+    char name[PLAN_NAME_MAX];
+
+    for (run->block_index = 0; run->block_index < run->config->num_layers; run->block_index++) {
+        const struct plan *plan = plans_layer(model_plans(run->p->model), run->block_index);
+        for (int i = 0; i < plan->module_count; i++) {
+            if (moments_wanted(run, i)) {
+                model_module_name(run->p->model, run->block_index, i, name);
+                json_array_append_new(names, json_string(name));
+            }
+        }
+    }
+    run->block_index = 0;
+    return names;
+}
+
 static int moments_tick(struct moments *m, int64_t block, double by)
 {
     m->done += by;
@@ -334,7 +353,8 @@ int moments_pass(const struct run *attempt)
     }
     struct moments m = {.run = &run, .set = *p->calibration};
     m.set.sequences = memory_plan_moments_sequences(p->recipe, m.set.sequences, m.set.length);
-    TRY(moments_key(&run, &m.set, key));
+    AUTO_JSON json_t *modules = moments_modules(&run);
+    TRY(moments_key(&run, &m.set, modules, key));
     if (moments_are_there(p->directory, key)) {
         return 0;
     }

@@ -24,18 +24,18 @@ static int moments_path(const char *directory, int64_t layer, char *out, size_t 
     return fs_path(out, size, "%s/moments-%lld.safetensors", directory, (long long)layer);
 }
 
-int moments_key(const struct run *run, const struct calibration_set *set, char key[DIGEST_HEX_SIZE])
+int moments_key(const struct run *run, const struct calibration_set *set, const json_t *modules,
+                char key[DIGEST_HEX_SIZE])
 {
     const struct pipeline *p = run->p;
     char modification[DIGEST_HEX_SIZE];
-    AUTO_JSON json_t *parameters = recipe_parameters_json(p->recipe);
 
     model_modification(p->model, modification);
     AUTO_JSON json_t *all =
         json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:I, s:I, s:O?}", "model", model_digest(p->model), "modification",
                   modification, "calibration", p->calibration->digest, "sequences", (json_int_t)set->sequences,
                   "length", (json_int_t)set->length, "device", p->gpu->info.name, "micro_batch",
-                  (json_int_t)run->batch_tokens, "seed", (json_int_t)p->seed, "parameters", parameters);
+                  (json_int_t)run->batch_tokens, "seed", (json_int_t)p->seed, "modules", (json_t *)modules);
     AUTO_FREE char *text = all != NULL ? json_dumps(all, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     if (text == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a pass");
@@ -166,18 +166,15 @@ int moments_read(struct run *run, const struct linear_job *job, double keep, str
     return gpu_tensor_from_host(run->p->gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){n, n}, host, out);
 }
 
-void moments_remove(const struct run *run)
+void moments_remove(const char *directory, int64_t layers)
 {
     char path[600];
 
-    if (recipe_output_tokens(run->p->recipe) == 0) {
-        return;
+    if (fs_path(path, sizeof(path), "%s/%s", directory, MOMENTS_FILE) != 0 || unlink(path) != 0) {
+        return; /* there are none */
     }
-    if (fs_path(path, sizeof(path), "%s/%s", run->p->directory, MOMENTS_FILE) == 0) {
-        (void)unlink(path);
-    }
-    for (int64_t i = 0; i < run->config->num_layers; i++) {
-        if (moments_path(run->p->directory, i, path, sizeof(path)) == 0) {
+    for (int64_t i = 0; i < layers; i++) {
+        if (moments_path(directory, i, path, sizeof(path)) == 0) {
             (void)unlink(path);
         }
     }

@@ -7,8 +7,10 @@
 
 #define MOMENTS_FILE "moments.json"
 
-/* What the files depend on, as a digest; whether a pass under that key is done; it is. */
-int moments_key(const struct run *run, const struct calibration_set *set, char key[DIGEST_HEX_SIZE]);
+/* What the files depend on, as a digest: the float model, the set, and which modules have them (their names), but no
+ * parameters of methods, so that all rungs of a ladder share them; whether a pass under that key is done; it is. */
+int moments_key(const struct run *run, const struct calibration_set *set, const json_t *modules,
+                char key[DIGEST_HEX_SIZE]);
 bool moments_are_there(const char *directory, const char *key);
 int moments_finish(const char *directory, const char *key);
 /* The file of a block, whose sums get a mean diagonal of 1. ERR_NON_FINITE_VALUE names the linear. */
@@ -16,5 +18,5 @@ int moments_write(struct run *run, const struct block *block, const struct block
 /* keep O + (1 - keep) I of a linear of the open block, F32 [N,N]. The caller frees it. ERR_SOURCE_CORRUPT where the
  * file is not what it should be. */
 int moments_read(struct run *run, const struct linear_job *job, double keep, struct tensor *out);
-/* All blocks are done. */
-void moments_remove(const struct run *run);
+/* No further rung of a job needs those in its folder. */
+void moments_remove(const char *directory, int64_t layers);

@@ -23,7 +23,6 @@
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixture.h"
 #include "pipeline/moments.h"
-#include "pipeline/moments_file.h"
 #include "pipeline/reference.h"
 #include "pipeline/rewrite.h"
 #include "pipeline/run_stores.h"
@@ -249,9 +248,6 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
         rc = rc == 0 && run->p->generation.prompts > 0 ? generate_compare(run, &result->generation) : rc;
         run_end_phase(run, PHASE_EVALUATE, 0);
         phase_clock_finish(&run->clock, &run->sender->times);
-    }
-    if (rc == 0) {
-        moments_remove(run);
     }
     return rc;
 }

@@ -142,14 +142,11 @@ static void place_tape(struct run_walk *w)
     const struct recipe_stage *tuner = recipe_tuner(load->recipe);
     int64_t batch = tune_lane(load->sequences, load->length);
     int64_t tape = memory_plan_tape(model_plans(w->model), batch, load->length);
-    struct tune_model_plan complete = {.batch = 0};
     struct tune_cost cost;
 
     tuner->quantizer->tune_cost(tuner->params, load->sequences, &cost);
-    bool ends = recipe_end_to_end(load->recipe, &complete);
-    int64_t used = ends ? run_larger(cost.at_once, complete.batch) : cost.at_once;
-    w->always += tape + memory_plan_end_to_end(load->recipe, w->model, w->device->host_memory, batch * load->length,
-                                               load->length);
+    int64_t used = run_larger(cost.at_once, run_walk_end_batch(load));
+    w->always += tape;
     if (used < batch && w->device->host_memory) {
         w->kept += tape / batch * (batch - used);
     }
@@ -225,7 +222,6 @@ static void place_stores(struct run_walk *w)
 {
     struct run_walk_stores b = {.left = w->load->host_memory_bytes};
     int64_t hidden = w->config->hidden_size, streams = 0;
-    struct tune_model_plan complete;
 
     if (w->tokens > 0) {
         run_walk_store(&b, w->tokens, hidden, true);
@@ -246,8 +242,8 @@ static void place_stores(struct run_walk *w)
     if (w->tokens > 0 && recipe_tuner(w->load->recipe) != NULL) {
         run_walk_store(&b, w->tokens, hidden, true); /* blocks' inputs */
         run_walk_store(&b, w->tokens, hidden, true); /* the float path */
-        if (recipe_end_to_end(w->load->recipe, &complete)) {
-            run_walk_store(&b, complete.batch * w->load->length * w->config->num_layers, hidden, false);
+        if (run_walk_end_batch(w->load) > 0) {
+            run_walk_store(&b, run_walk_end_batch(w->load) * w->load->length * w->config->num_layers, hidden, false);
         }
         streams += w->tokens;
     }
@@ -432,6 +428,7 @@ int run_plan_make(const struct run_load *load, const struct model *model, const 
     run_walk_moments(&w);
     walk_embedding(&w);
     TRY(walk_layers(&w));
+    run_walk_end(&w);
     walk_head(&w);
     walk_generation(&w);
     walk_packing(&w, artifact_bytes);

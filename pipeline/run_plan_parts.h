@@ -35,6 +35,9 @@ void run_walk_scratch(struct run_walk *w, enum run_stage stage, int64_t device, 
 const struct recipe_stage *run_walk_solver(const struct run_walk *w, int64_t layer, int module, struct qscheme *scheme);
 /* What learning on a block of that plan takes next to it, with its work added; 0: nothing learns. */
 int64_t run_walk_tuning(struct run_walk *w, const struct plan *plan);
+/* Learning on the complete model, where the recipe asks for it; sequences of its steps, else 0. */
+void run_walk_end(struct run_walk *w);
+int64_t run_walk_end_batch(const struct run_load *load);
 /* Room for activations in the host's memory, as stores take it one after the other. */
 struct run_walk_stores {
     int64_t left;                            /* bytes of memory */

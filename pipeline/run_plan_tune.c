@@ -1,14 +1,18 @@
 /* What learning on solved blocks adds to a run (tune.c): the tape and two streams for as long as the run has, next to
  * each block the float weights, statistics and states of what learns, and the passes. */
 
+#include "pipeline/end_to_end.h"
 #include "pipeline/run_plan_parts.h"
 
 #include "models/block_grad.h"
 #include "quantizers/tune.h"
 
+#include <math.h>
+
 #define FLOAT ((int64_t)sizeof(float))
 /* Learning is products, which take a quarter of the time of as many operations of the methods that solve; measured. */
 #define LEARNING_SHARE 0.25
+#define VISIT_OPERATIONS 100 /* of a weight that is read, and made of its codes; likewise */
 
 int64_t memory_plan_tape(const struct plans *plans, int64_t sequences, int64_t length)
 {
@@ -40,7 +44,7 @@ int64_t memory_plan_tuned(const struct recipe *recipe, const struct plan *plan, 
 }
 
 int64_t memory_plan_end_to_end(const struct recipe *recipe, const struct model *model, bool host_memory,
-                               int64_t tape_tokens, int64_t length)
+                               int64_t batch_tokens, int64_t tape_tokens)
 {
     const struct model_config *c = model_config(model);
     struct tune_model_plan plan;
@@ -50,13 +54,97 @@ int64_t memory_plan_end_to_end(const struct recipe *recipe, const struct model *
     }
     int64_t tables = 2 * c->vocab_size * c->hidden_size * (int64_t)dtype_rows[model_dtype(model)].bytes;
     int64_t tape = head_tape_bytes(c, memory_plan_logits(c, host_memory), true);
-    return tables + (tape > 0 ? tape : 0) + (plan.batch * length + tape_tokens) * c->hidden_size * FLOAT;
+    return tables + (tape > 0 ? tape : 0) + (batch_tokens + tape_tokens) * c->hidden_size * FLOAT;
+}
+
+/* What the complete model learns from; false: it does not. */
+struct end_sets {
+    int64_t held, learned, batch;
+    double steps, measured; /* passes over the sequences that are held out */
+    double visits;          /* to each block */
+};
+
+static bool end_sets_of(const struct run_load *load, struct end_sets *out)
+{
+    struct tune_model_plan plan;
+
+    if (load->sequences == 0 || !recipe_end_to_end(load->recipe, &plan)) {
+        return false;
+    }
+    int64_t held = end_to_end_held(load->sequences), learned = load->sequences - (load->sequences > 1 ? held : 0);
+    int64_t batch = plan.batch < learned ? plan.batch : learned;
+    double steps = (double)(plan.epochs * (learned / batch)), measured = (double)(plan.epochs + 1);
+    *out = (struct end_sets){.held = held,
+                             .learned = learned,
+                             .batch = batch,
+                             .steps = steps,
+                             .measured = measured,
+                             .visits = 2 * steps + measured * ceil((double)held / (double)batch) + 1};
+    return true;
+}
+
+int64_t run_walk_end_batch(const struct run_load *load)
+{
+    struct end_sets sets;
+
+    return end_sets_of(load, &sets) ? sets.batch : 0;
+}
+
+/* One block of the passes, and its evaluation once more. */
+static void end_block_work(struct run_walk *w, const struct plan *plan, double forward)
+{
+    struct end_sets sets;
+    double elements = 0, *work = w->plan->work;
+
+    if (!end_sets_of(w->load, &sets)) {
+        return;
+    }
+    for (int i = 0; i < plan->module_count; i++) {
+        elements += (double)plan->modules[i].rows * (double)plan->modules[i].cols;
+    }
+    work[PHASE_SOLVE] +=
+        LEARNING_SHARE * forward * (4 * sets.steps * (double)sets.batch + sets.measured * (double)sets.held) +
+        VISIT_OPERATIONS * sets.visits * elements;
+    work[PHASE_EVALUATE] +=
+        w->eval_tokens > 0 ? plan_flops(plan, ~(plan_set)0, w->eval_tokens, w->load->eval_length) : 0;
+}
+
+/* After the last block: one block with the gradients of its weights, the head with its way back. */
+void run_walk_end(struct run_walk *w)
+{
+    const struct model_config *c = w->config;
+    const struct run_load *load = w->load;
+    struct end_sets sets;
+    int64_t block = 0;
+
+    if (!end_sets_of(load, &sets)) {
+        return;
+    }
+    for (int kind = 0; kind < plans_kinds(model_plans(w->model)); kind++) {
+        const struct plan *plan = plans_kind(model_plans(w->model), kind);
+        int64_t elements = 0;
+        for (int i = 0; i < plan->module_count; i++) {
+            elements += plan->modules[i].rows * plan->modules[i].cols;
+        }
+        block = elements > block ? elements : block;
+    }
+    int64_t lane = tune_lane(load->sequences, load->length);
+    int64_t head = memory_plan_end_to_end(load->recipe, w->model, w->device->host_memory, sets.batch * load->length,
+                                          lane * load->length);
+    double logits = (double)(c->vocab_size * c->hidden_size * load->length);
+    int64_t chunk = memory_plan_logits(c, w->device->host_memory),
+            rows = (sets.batch < lane ? sets.batch : lane) * load->length;
+    int64_t untouched = rows < chunk ? head_tape_bytes(c, chunk, true) - head_tape_bytes(c, rows, true) : 0;
+    w->kept += w->device->host_memory ? untouched : 0;
+    run_walk_note(w, STAGE_QUANTIZING, head + 2 * block * FLOAT, 0);
+    w->kept -= w->device->host_memory ? untouched : 0;
+    w->plan->work[PHASE_SOLVE] +=
+        LEARNING_SHARE * logits * (6 * sets.steps * (double)sets.batch + 4 * sets.measured * (double)sets.held);
 }
 
 int64_t run_walk_tuning(struct run_walk *w, const struct plan *plan)
 {
     const struct recipe_stage *tuner = recipe_tuner(w->load->recipe);
-    struct tune_model_plan complete;
     struct tune_cost cost;
 
     if (tuner == NULL || w->tokens == 0) {
@@ -65,10 +153,7 @@ int64_t run_walk_tuning(struct run_walk *w, const struct plan *plan)
     tuner->quantizer->tune_cost(tuner->params, w->load->sequences, &cost);
     double forward = plan_flops(plan, ~(plan_set)0, w->load->length, w->load->length);
     w->plan->work[PHASE_SOLVE] += LEARNING_SHARE * forward * (3 * cost.learned + cost.measured);
-    if (recipe_end_to_end(w->load->recipe, &complete)) {
-        w->plan->work[PHASE_SOLVE] +=
-            LEARNING_SHARE * 4 * forward * (double)complete.epochs * (double)w->load->sequences;
-    }
+    end_block_work(w, plan, forward);
     w->plan->work[PHASE_FORWARD] += 2 * forward * (double)w->load->sequences; /* the float path; to the next block */
     return memory_plan_tuned(w->load->recipe, plan, w->load->sequences);
 }

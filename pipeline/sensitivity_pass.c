@@ -156,18 +156,26 @@ static void divide_set(const struct calibration_set *set, const struct sensitivi
 }
 
 /* What the table depends on, as a digest. */
+/* Without the budget, which decides after the pass: other rungs of a job's ladder may have another one. */
+static json_t *without_budget_take(json_t *parameters)
+{
+    (void)json_object_del(parameters, "mixed_precision");
+    return parameters;
+}
+
 static int pass_key(const struct run *run, const struct sensitivity_request *request, char key[DIGEST_HEX_SIZE])
 {
     const struct pipeline *p = run->p;
     char modification[DIGEST_HEX_SIZE];
     AUTO_JSON json_t *list = json_array();
-    AUTO_JSON json_t *parameters = recipe_parameters_json(p->recipe);
+    AUTO_JSON json_t *parameters = without_budget_take(recipe_parameters_json(p->recipe));
 
     model_modification(p->model, modification);
     for (int i = 0; i < request->candidates->count; i++) {
         const struct recipe_stage *solver = &request->candidates->list[i].solver;
-        json_array_append_new(list, json_pack("{s:s, s:o}", "method", solver->quantizer->name, "parameters",
-                                              params_json(solver->quantizer->params, solver->params)));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:o}", "method", solver->quantizer->name, "parameters",
+                                        without_budget_take(params_json(solver->quantizer->params, solver->params))));
     }
     AUTO_JSON json_t *all = json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:O?, s:O?}", "model", model_digest(p->model),

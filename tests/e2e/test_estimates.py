@@ -196,6 +196,10 @@ def no_more_than_files_have():
                                        "--evaluation", "0", "--num-samples", str(samples), "-c", name).json["sets"]["sequences"]
                 equal(plan(path, 1000), 6, "records of a local file")
                 equal(plan(path, 2), 2, "fewer than it has")
+                short = client.path("short.ndjson")
+                with open(short, "w") as out:
+                    out.write('{"text": "a few words"}\n')
+                equal(plan(short, 1000000), 1, "a file that makes no sequence")
                 equal(plan(path + ".absent", 1000), 1000, "a file that is to come")
 
 

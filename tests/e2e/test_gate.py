@@ -1,6 +1,8 @@
 """evaluation.gate over REST: a 2-bit job that fails, one that only warns, a ladder that succeeds with events in order, the same
 when the daemon is killed in its second rung, a retry with wider limits, and requests that are refused."""
 
+import os
+
 from harness import JOBS, NO_MODULES, Daemon, artifact_digests, equal, ids_records, main, new_job, post, succeed, true, wait_job, wait_until
 
 RECORDS = ids_records(24, 96, 2048)
@@ -138,6 +140,37 @@ def kills_resume_at_the_rung():
         equal(artifact_digests(daemon, state), expected, "bytes of the artifact")
 
 
+def made_before_the_second_rung(daemon, job, name):
+    """A file of the job's folder was written once, before the first rung was judged."""
+    found = [os.path.join(path, name) for path, _, names in os.walk(daemon.data) if name in names]
+    equal(len(found), 1, "files " + name)
+    first = [event["created_at"] for event in events_of(daemon, job) if event["type"] == "gate"][0]
+    true(os.stat(found[0]).st_mtime <= first + 1, "%s is older than the second rung" % name)
+
+
+def what_the_float_model_says_is_kept():
+    """Rungs that differ in bits share output moments, and those that differ in their budget what each linear loses; a result is the
+    same as without rungs before it."""
+    method = {"method": "gptq", "quantization": {"bits": 2, "group_size": 64, "output_moments": True}}
+    mixed = {"method": "gptq", "quantization": {"group_size": 64, "mixed_precision": {"bits_per_weight": 2.5}}}
+    last = {"bits": 3}, {"mixed_precision": {"bits_per_weight": 3.5}}
+    with Daemon(*NO_MODULES) as daemon:
+        for asked, patch, name in ((method, last[0], "moments.json"), (mixed, last[1], "sensitivity.json")):
+            gate = {"max_kl_divergence": 1e-9, "ladder": [{"quantization": patch}]}
+            job = gated(daemon, gate, **asked)
+            equal(wait_job(daemon, job)["status"], "failed", "at the last rung")
+            made_before_the_second_rung(daemon, job, name)
+            again = daemon.request("POST", "%s/%s/retry" % (JOBS, job), json={"evaluation": {"gate": dict(gate, max_kl_divergence=100)}})
+            equal(again.status, 202, repr(again))
+            state = succeed(daemon, job)
+            equal([name for _, _, names in os.walk(daemon.data) for name in names if name.startswith("moments")], [],
+                  "moments of a job that is done")
+            quantization = dict(asked["quantization"], **patch)
+            plain = succeed(daemon, new_job(daemon, RECORDS, **body(None, method="gptq", quantization=quantization)))
+            equal(weights_of(daemon, state), weights_of(daemon, plain), "bytes of the weights")
+            daemon.request("DELETE", "%s/%s" % (JOBS, job))
+
+
 def refused(daemon, model, status, param, gate, **more):
     answer = daemon.request("POST", JOBS, json=body(gate, model=model, **more))
     equal((answer.status, answer.json["errors"][0]["param"]), (status, param), repr(answer.json))
@@ -164,9 +197,12 @@ def wrong_requests():
         true("nowhere" in pattern["detail"], repr(pattern))
         carried = refused(daemon, model, 422, "/evaluation/gate/ladder/0/quantization", dict(kl, ladder=[{"method": "nf4"}]))
         true("nf4" in carried["detail"] and "bitsandbytes" in carried["hint"], repr(carried))
+        few = refused(daemon, model, 422, "/evaluation/hold_back", kl, calibration=dict(CALIBRATION, num_samples=1))
+        true("too small to hold a tail back" in few["detail"], repr(few))
         absent = dict(body(kl, model=model), evaluation={"file_id": "file_01ARZ3NDEKTSV4RRFFQ69G5FAV", "gate": kl})
         answer = daemon.request("POST", JOBS, json=absent)
         equal((answer.status, answer.json["errors"][0]["param"]), (400, "/evaluation/file_id"), repr(answer.json))
 
 
-main([two_bits_fail, a_warning_publishes, kills_resume_at_the_rung, wrong_requests])
+main([two_bits_fail, a_warning_publishes, kills_resume_at_the_rung, what_the_float_model_says_is_kept,
+      wrong_requests])

@@ -41,7 +41,7 @@ START_TEST(test_lowers_what_it_minimises)
         ratio += row->two_sided_loss / row->two_sided_start / w.rows.count;
     }
     ck_assert_double_lt(ratio, 0.9);
-    ck_assert(!is_there(&w, "moments.json") && !is_there(&w, "moments-0.safetensors"));
+    ck_assert(is_there(&w, "moments.json")); /* for other rungs of a job */
     world_close(&w);
     world_close(&plain);
 }
