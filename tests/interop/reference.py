@@ -221,17 +221,20 @@ class Model:
         head = self.tensors.get("lm_head.weight", self.tensors["model.embed_tokens.weight"])
         return x @ head.T
 
-    def perplexity(self, windows, batch=8):
-        """exp of the mean negative log likelihood of positions 1.. of every window."""
-        total, count = 0.0, 0
+    def losses(self, windows, batch=8):
+        """[windows, length - 1]: the negative log likelihood of positions 1.. of every window, in nats."""
+        losses = []
         for start in range(0, len(windows), batch):
             ids = np.asarray(windows[start:start + batch])
             logits = self.logits(ids)[:, :-1].astype(np.float64)
             top = logits.max(-1)
             norm = top + np.log(np.exp(logits - top[..., None]).sum(-1))
-            total += (norm - np.take_along_axis(logits, ids[:, 1:, None], -1)[..., 0]).sum()
-            count += norm.size
-        return float(np.exp(total / count))
+            losses.append(norm - np.take_along_axis(logits, ids[:, 1:, None], -1)[..., 0])
+        return np.concatenate(losses)
+
+    def perplexity(self, windows, batch=8):
+        """exp of the mean of losses()."""
+        return float(np.exp(self.losses(windows, batch).mean()))
 
 
 def read_records(path):
