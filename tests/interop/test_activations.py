@@ -131,6 +131,19 @@ def test_compressed_tensors(quantd, tokens, checkpoint, tmp_path, name):
         assert torch.equal(dense.get_submodule(module).weight.float(), decode(tensors, module)), module
 
 
+def decode_nf4(tensors, module):
+    """The weight of a module as bitsandbytes on a device takes it, in the values of its type: blocks follow each other across rows."""
+    state = json.loads(bytes(tensors[f"{module}.weight.quant_state.bitsandbytes__nf4"].numpy()))
+    packed = tensors[f"{module}.weight"].flatten()
+    codes = torch.stack([packed >> 4, packed & 15], -1).flatten().long()
+    absmax = tensors[f"{module}.weight.absmax"]
+    if "nested_offset" in state:
+        nested = tensors[f"{module}.weight.nested_absmax"].repeat_interleave(256)[:len(absmax)]
+        absmax = tensors[f"{module}.weight.nested_quant_map"][absmax.long()] * nested + np.float32(state["nested_offset"])
+    weight = tensors[f"{module}.weight.quant_map"][codes] * absmax.repeat_interleave(state["blocksize"])
+    return weight.reshape(state["shape"]).to(getattr(torch, state["dtype"])).float()
+
+
 @pytest.mark.parametrize("name", BITSANDBYTES)
 def test_bitsandbytes(quantd, tokens, checkpoint, tmp_path, name):
     bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes could not be installed here")
@@ -150,15 +163,7 @@ def test_bitsandbytes(quantd, tokens, checkpoint, tmp_path, name):
         parts = {name: t for name, t in tensors.items() if name.startswith(f"{module}.weight.")}
         read = bnb.functional.QuantState.from_dict(parts, "cpu")  # the loaded model's is repacked for the CPU's kernel
         found = bnb.functional.dequantize_4bit(tensors[f"{module}.weight"], read).float()
-        state = json.loads(bytes(tensors[f"{module}.weight.quant_state.bitsandbytes__nf4"].numpy()))
-        packed = tensors[f"{module}.weight"].flatten()
-        codes = torch.stack([packed >> 4, packed & 15], -1).flatten().long()
-        absmax = tensors[f"{module}.weight.absmax"]
-        if "nested_offset" in state:
-            nested = tensors[f"{module}.weight.nested_absmax"].repeat_interleave(256)[:len(absmax)]
-            absmax = tensors[f"{module}.weight.nested_quant_map"][absmax.long()] * nested + np.float32(state["nested_offset"])
-        wanted = tensors[f"{module}.weight.quant_map"][codes] * absmax.repeat_interleave(state["blocksize"])
-        assert torch.equal(found, wanted.reshape(state["shape"]).to(getattr(torch, state["dtype"])).float()), module
+        assert torch.equal(found, decode_nf4(tensors, module)), module
 
 
 @pytest.mark.parametrize("double", (False, True))
