@@ -20,7 +20,13 @@ struct bytes_unit bytes_unit_of(const double *sizes, size_t count)
 
 const char *bytes_in(const struct bytes_unit *unit, double size, char out[BYTES_SIZE])
 {
+    const struct bytes_unit own = bytes_unit_of(&size, 1);
     double value = size / unit->bytes;
+
+    if (size != 0 && fabs(value) < 0.005) {
+        unit = &own;
+        value = size / own.bytes;
+    }
     int decimals = unit->bytes == 1 || fabs(value) >= 100 ? 0 : fabs(value) >= 10 ? 1 : 2;
 
     snprintf(out, BYTES_SIZE, "%.*f %s", decimals, value, unit->name);

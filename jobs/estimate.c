@@ -165,10 +165,14 @@ static void plan_job(struct estimate *e, struct validation_errors *errors)
     }
     int rc = job_sets_of(e->service, e->who, e->spec, e->model, &e->sets);
     rc = rc == 0 ? job_plan_ladder(e->service, e->spec, &e->sets, e->model, e->device, &e->plan) : rc;
+    if (rc != 0 && errors->count == 0) { /* what the checks before said already is not said twice */
+        const struct err_record why = *err_last();
+        validation_add(errors, rc, why.param, "%s", why.message);
+    }
     if (rc != 0) {
-        validation_add(errors, rc, "", "%s", err_last()->message);
         return;
     }
+    run_plan_disk(&e->plan, model_config(e->model)->num_layers, &e->spec->disk);
     machine_estimate(e->service, e->device, e->spec->recipe.name, &e->plan, &e->time);
     e->planned = true;
 }

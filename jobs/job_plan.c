@@ -203,7 +203,8 @@ void job_check_memory(struct service *service, const struct principal *who, stru
     rc = rc == 0 ? job_plan_ladder(service, spec, &sets, model, device, &plan) : rc;
     if (rc != 0) {
         if (rc != ERR_NOT_FOUND) { /* of a file, which is said elsewhere */
-            validation_add(errors, rc, "", "%s", err_last()->message);
+            const struct err_record why = *err_last();
+            validation_add(errors, rc, why.param, "%s", why.message);
         }
         return;
     }

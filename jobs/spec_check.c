@@ -62,7 +62,8 @@ static void check_memory(const struct job_spec *spec, const struct model *model,
 
     int rc = least_memory(spec, model, device, &need);
     if (rc != 0) {
-        validation_add(errors, rc, "", "%s", err_last()->message);
+        const struct err_record why = *err_last();
+        validation_add(errors, rc, why.param, "%s", why.message);
     } else if (device->memory_total > 0 && need > device->memory_total) {
         const double sizes[] = {(double)need, (double)device->memory_total};
         const struct bytes_unit unit = bytes_unit_of(sizes, 2);

@@ -16,6 +16,7 @@
 /* What libraries, stacks of threads and the allocator keep of a job; measured. */
 #define PROCESS_KEEPS ((int64_t)10 << 20)
 #define COPY_PIECE ((int64_t)4 << 20)
+#define COUNTABLE 1e18 /* bytes */
 
 const char *const run_stage_names[STAGE_COUNT] = {"loading", "calibrating", "quantizing", "evaluating", "packing"};
 
@@ -252,7 +253,8 @@ static void place_stores(struct run_walk *w)
     w->plan->spilled = run_larger(w->plan->spilled, b.spilled);
     if (b.spilled == 0 && !shares_values(model_plans(w->model))) {
         w->plan->saved = streams * hidden * FLOAT;
-        w->plan->saved_evaluation = 2 * w->eval_tokens * hidden * FLOAT;
+        int64_t teacher = run_walk_end_batch(w->load) > 0 ? w->tokens : 0;
+        w->plan->saved_evaluation = (2 * w->eval_tokens + teacher) * hidden * FLOAT;
     }
     w->stores_host = b.in_memory;
 }
@@ -396,6 +398,26 @@ static int walk_layers(struct run_walk *w)
     return 0;
 }
 
+/* Sums of bytes below are exact as long as no set is larger than any disk. */
+static int check_countable(const struct run_walk *w)
+{
+    const struct plans *plans = model_plans(w->model);
+    int64_t columns[PLAN_VALUES_MAX];
+    double width = (double)(w->config->num_layers + 8) * (double)w->config->hidden_size;
+
+    stores_values(plans, STORES_EVALUATION, columns);
+    for (int i = 0; i < PLAN_VALUES_MAX; i++) {
+        width += 8 * (double)columns[i];
+    }
+    double bytes = ((double)w->tokens + (double)w->eval_tokens) * width * FLOAT;
+    if (bytes < COUNTABLE) {
+        return 0;
+    }
+    int rc = err_raise(ERR_INSUFFICIENT_MEMORY, "%lld tokens of calibration and evaluation are more than can be kept",
+                       (long long)(w->tokens + w->eval_tokens));
+    return err_set_param(rc, "/calibration/num_samples");
+}
+
 int run_plan_make(const struct run_load *load, const struct model *model, const struct gpu_info *device,
                   int64_t artifact_bytes, struct run_plan *out)
 {
@@ -413,6 +435,7 @@ int run_plan_make(const struct run_load *load, const struct model *model, const 
                                                                               : memory_plan_experts(model, device),
                          .plan = &plan};
 
+    TRY(bare ? 0 : check_countable(&w));
     run_walk_widths(&w);
     TRY(run_walk_pass(&w));
     if (recipe_measures(load->recipe)) {

@@ -27,20 +27,21 @@ struct run_memory {
 
 struct run_plan {
     struct run_memory stages[STAGE_COUNT];
-    int64_t activations;      /* of all stores together */
-    int64_t in_memory;        /* of these in the host's memory; the others are in files */
-    int64_t spilled;          /* in files, the residual streams twice: as read and as written */
-    int64_t saved;            /* copies of the streams that a resume begins with, of those in memory */
-    int64_t saved_evaluation; /* of these the evaluation's, which are saved after the last block, too */
-    int64_t moments;          /* files of output moments, and what their pass spills */
-    int64_t codes;            /* of a device's own memory: results of a block until they are written */
+    int64_t activations; /* of all stores together */
+    int64_t in_memory;   /* of these in the host's memory; the others are in files */
+    int64_t spilled;     /* in files, the residual streams twice: as read and as written */
+    int64_t saved;       /* copies of the streams that a resume begins with, of those in memory */
+    int64_t
+        saved_evaluation; /* of these what is saved after the last block, too: the evaluation's, end_to_end's teacher */
+    int64_t moments;      /* files of output moments, and what their pass spills */
+    int64_t codes;        /* of a device's own memory: results of a block until they are written */
     double work[PHASE_COUNT]; /* bytes of LOAD, CHECKPOINT and EXPORT; else operations */
     double width;             /* of the linears: the root of outputs by inputs, a mean by their weights; 0: none */
     bool experts;             /* some are experts' */
 };
 
-/* 0, or ERR_HOST_OUT_OF_MEMORY. modules: as recipe_modules lists them; artifact_bytes: what EXPORT writes. The recipe
- * is bound to the model (recipe_bind). */
+/* 0, ERR_HOST_OUT_OF_MEMORY, or ERR_INSUFFICIENT_MEMORY for sets that no machine could keep. modules: as recipe_modules
+ * lists them; artifact_bytes: what EXPORT writes. The recipe is bound to the model (recipe_bind). */
 int run_plan_make(const struct run_load *load, const struct model *model, const struct gpu_info *device,
                   int64_t artifact_bytes, struct run_plan *out);
 /* What a plan's activations take of the disk, for disk_plan_max. A block's are saved before those of the one before

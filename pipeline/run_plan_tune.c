@@ -115,7 +115,7 @@ void run_walk_end(struct run_walk *w)
     const struct model_config *c = w->config;
     const struct run_load *load = w->load;
     struct end_sets sets;
-    int64_t block = 0;
+    int64_t block = 0, largest = 0;
 
     if (!end_sets_of(load, &sets)) {
         return;
@@ -124,7 +124,9 @@ void run_walk_end(struct run_walk *w)
         const struct plan *plan = plans_kind(model_plans(w->model), kind);
         int64_t elements = 0;
         for (int i = 0; i < plan->module_count; i++) {
-            elements += plan->modules[i].rows * plan->modules[i].cols;
+            int64_t one = plan->modules[i].rows * plan->modules[i].cols;
+            elements += one;
+            largest = one > largest ? one : largest;
         }
         block = elements > block ? elements : block;
     }
@@ -136,7 +138,7 @@ void run_walk_end(struct run_walk *w)
             rows = (sets.batch < lane ? sets.batch : lane) * load->length;
     int64_t untouched = rows < chunk ? head_tape_bytes(c, chunk, true) - head_tape_bytes(c, rows, true) : 0;
     w->kept += w->device->host_memory ? untouched : 0;
-    run_walk_note(w, STAGE_QUANTIZING, head + 2 * block * FLOAT, 0);
+    run_walk_note(w, STAGE_QUANTIZING, head + 2 * block * FLOAT, block + largest * FLOAT); /* and its codes */
     w->kept -= w->device->host_memory ? untouched : 0;
     w->plan->work[PHASE_SOLVE] +=
         LEARNING_SHARE * logits * (6 * sets.steps * (double)sets.batch + 4 * sets.measured * (double)sets.held);
