@@ -111,7 +111,7 @@ static json_t *output_json(const struct job_spec *spec, const struct model *mode
                      (json_int_t)disk->parameters, "source_bytes", (json_int_t)source, "artifact_bytes",
                      view_bytes(disk->artifact), "bits_per_weight",
                      disk->parameters > 0 ? json_real(disk_plan_bits(disk)) : json_null(), "compression_ratio",
-                     none ? json_null() : json_real((double)source / (double)disk->artifact));
+                     none ? json_null() : json_real((double)source / (double)(disk->artifact - disk->extra)));
 }
 
 static json_t *disk_json(const struct estimate *e)

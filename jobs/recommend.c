@@ -291,7 +291,7 @@ static int find_loaders(const struct setting *s, const struct job_spec *spec, st
 static json_t *choice_json(const struct setting *s, const struct choice_row *choice, const char *reason,
                            const struct job_spec *spec, bool calibrated, const struct loaders *loaders)
 {
-    const struct roofline_form form = {.weights = (double)spec->disk.artifact,
+    const struct roofline_form form = {.weights = (double)(spec->disk.artifact - spec->disk.extra),
                                        .cache_share = choice->cache ? 0.5 : 1,
                                        .operations = products_of(choice, &s->device)};
     const struct speed speed = speed_of(s, &form), *before = &s->plain;

@@ -50,7 +50,7 @@ static int block_bytes(const struct format_module *module, int64_t *bytes)
 int disk_plan(const struct recipe *recipe, const struct format *format, const struct model *model,
               const struct format_module *modules, int count, struct disk_plan *out)
 {
-    int64_t element = (int64_t)dtype_rows[model_dtype(model)].bytes, source = 0, extra = 0;
+    int64_t element = (int64_t)dtype_rows[model_dtype(model)].bytes, source = 0;
     struct disk_plan plan = {.known = true};
 
     if (!recipe_analyses(recipe)) {
@@ -58,11 +58,11 @@ int disk_plan(const struct recipe *recipe, const struct format *format, const st
             int64_t elements = modules[i].rows * modules[i].cols;
             plan.parameters += elements;
             plan.quantized += disk_plan_module(format, &modules[i]);
-            extra += extra_bytes(format, &modules[i]);
+            plan.extra += extra_bytes(format, &modules[i]);
             source += elements * element;
             TRY(block_bytes(&modules[i], &plan.blocks));
         }
-        int64_t bytes = model_bytes(model) - source + plan.quantized + extra;
+        int64_t bytes = model_bytes(model) - source + plan.quantized + plan.extra;
         plan.artifact = bytes > 0 ? bytes : 0;
         plan.last = plan.blocks / model_config(model)->num_layers;
     }

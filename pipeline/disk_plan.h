@@ -9,6 +9,7 @@ struct disk_plan {
     int64_t parameters; /* of the modules that are quantized */
     int64_t quantized;  /* these modules in the artifact, with scales, zero points and tables */
     int64_t artifact;   /* all tensors of the artifact, 0: there is none */
+    int64_t extra;      /* of these in files that no runtime loads */
     int64_t blocks;     /* files of finished blocks; they stay until the artifact is published */
     int64_t last;       /* of these about one block's, the last */
     /* Activations in files, as run_plan.h has them; the caller sets these. */

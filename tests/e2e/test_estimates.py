@@ -50,7 +50,7 @@ def what_jobs_make():
                 equal((said["possible"], said["problems"], said["output"]["format"]), (True, [], form), method)
                 state = succeed(daemon, post(daemon, JOBS, json=body))
                 made = daemon.get("/v1/artifacts/" + state["result"]["artifact_id"])
-                stored = sum(row["bytes"] for row in made["files"] if row["path"].endswith((".safetensors", ".gguf")))
+                stored = sum(row["bytes"] for row in made["files"] if row["path"].endswith((".safetensors", ".gguf", ".bin")))
                 near(said["output"]["artifact_bytes"], stored, 0.03, method + ": bytes of the artifact")
                 near(said["output"]["compression_ratio"], made["compression_ratio"], 0.03, method + ": ratio")
                 if form not in ("dense", "bitsandbytes"):
