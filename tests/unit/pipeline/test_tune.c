@@ -7,6 +7,7 @@
 
 /* Scales are searched for by other tests. */
 #define GRID "\"bits\":3,\"group_size\":32,\"mse_search\":false,\"float_targets\":false"
+#define W4A8 "\"bits\":4,\"group_size\":-1,\"smoothing_strength\":0.5,\"mse_search\":false,\"float_targets\":false"
 #define SHORT "{" GRID ",\"iters\":6,\"batch_size\":4,\"lr\":0.02,\"scale_lr\":0.002}"
 
 static void open_tuned(struct world *w, const char *method, const char *quantization, int threads)
@@ -71,12 +72,21 @@ static const char *const learned_methods[][2] = {
     {"[\"gptq\",\"tune\"]", "{" GRID ",\"tune_epochs\":10,\"tune_batch_size\":5}"},
     {"[\"kmeans\",\"tune\"]", "{\"bits\":2,\"tune_epochs\":10,\"tune_batch_size\":5}"},
     {"[\"kmeans\",\"tune\"]", "{\"bits\":2,\"in_group_size\":4,\"tune_epochs\":10,\"tune_batch_size\":5}"},
+    {"[\"smoothquant\",\"autoround\"]", "{" W4A8 ",\"iters\":12,\"batch_size\":5,\"lr\":0.02,\"scale_lr\":0.002}"},
+    {"[\"smoothquant\",\"autoround\"]", "{" W4A8 ",\"activation_dynamic\":false,\"input_range\":\"absmax\",\"iters\":"
+                                                 "12,\"batch_size\":5,\"lr\":0.02,\"scale_lr\":0.002}"},
 };
 static const char *const starts[][2] = {
-    {"\"gptq\"", "{" GRID "}"},     {"\"rtn\"", "{\"bits\":3,\"group_size\":32}"},
-    {"\"gptq\"", "{" GRID "}"},     {"\"gptq\"", "{" GRID "}"},
-    {"\"kmeans\"", "{\"bits\":2}"}, {"\"kmeans\"", "{\"bits\":2,\"in_group_size\":4}"},
+    {"\"gptq\"", "{" GRID "}"},
+    {"\"rtn\"", "{\"bits\":3,\"group_size\":32}"},
+    {"\"gptq\"", "{" GRID "}"},
+    {"\"gptq\"", "{" GRID "}"},
+    {"\"kmeans\"", "{\"bits\":2}"},
+    {"\"kmeans\"", "{\"bits\":2,\"in_group_size\":4}"},
+    {"[\"smoothquant\",\"gptq\"]", "{" W4A8 "}"},
+    {"[\"smoothquant\",\"gptq\"]", "{" W4A8 ",\"activation_dynamic\":false,\"input_range\":\"absmax\"}"},
 };
+#define QUANTIZED_INPUTS 6 /* from here on */
 
 static void comes_nearer(size_t i)
 {
@@ -101,7 +111,16 @@ static void comes_nearer(size_t i)
 
 START_TEST(test_learning_comes_nearer)
 {
-    for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++) {
+    for (size_t i = 0; i < QUANTIZED_INPUTS; i++) {
+        comes_nearer(i);
+    }
+}
+END_TEST
+
+/* Steps go by inputs as a runtime quantizes them, of each token or by one range for all, and straight through that. */
+START_TEST(test_quantized_inputs_come_nearer)
+{
+    for (size_t i = QUANTIZED_INPUTS; i < sizeof(starts) / sizeof(starts[0]); i++) {
         comes_nearer(i);
     }
 }
@@ -223,6 +242,6 @@ START_TEST(test_rows_are_measured_again)
 }
 END_TEST
 
-UNIT_MAIN("pipeline_tune", test_no_step_changes_nothing, test_learning_comes_nearer,
+UNIT_MAIN("pipeline_tune", test_no_step_changes_nothing, test_learning_comes_nearer, test_quantized_inputs_come_nearer,
           test_spilled_threads_and_resumes_are_the_same, test_micro_batches_are_the_same,
           test_losses_that_are_not_finite, test_rows_are_measured_again)
