@@ -150,8 +150,8 @@ static void check_tuner(const struct job_spec *spec, const struct model *model, 
     validation_hint(errors, "gptq, which needs none");
 }
 
-/* Output moments: a backward pass of the float model as it is, by operations that the host's cores have. */
-static void check_output_moments(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
+/* Output moments: a backward pass of the float model as it is. */
+static void check_output_moments(const struct job_spec *spec, const struct model *model,
                                  struct validation_errors *errors)
 {
     static const char at[] = "/quantization/output_moments";
@@ -172,11 +172,6 @@ static void check_output_moments(const struct job_spec *spec, const struct model
                        "solved",
                        spec->recipe.stages[0].quantizer->name);
         validation_hint(errors, "the method gptq alone");
-    } else if (device != NULL && !device->host_memory) {
-        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "\"output_moments\" is not offered on %.60s: its descent runs on the host's cores alone",
-                       device->id);
-        validation_hint(errors, "device \"cpu\"");
     }
 }
 
@@ -336,7 +331,7 @@ static int check_recipe(struct job_spec *spec, const struct model *model, const 
     check_generation(spec, model, errors);
     check_cache(spec, model, errors);
     check_tuner(spec, model, errors);
-    check_output_moments(spec, model, device, errors);
+    check_output_moments(spec, model, errors);
     check_end_to_end(spec, model, errors);
     check_shapes(&spec->recipe, model, errors);
     if (errors->count > before) {

@@ -242,6 +242,14 @@ static double gptq_both_operations(const struct quant_shape *shape)
     return 2 * rows * cols * (rows + cols) + OUTPUT_PASSES * rows * cols * (2 * cols + 3 * rows);
 }
 
+/* What that takes for itself of a device with memory of its own (gpu/cuda/descend_both.c); the CPU's is scratch. */
+static int64_t gptq_both_bytes(int64_t rows, int64_t cols, int64_t group)
+{
+    enum { BLOCK = 64 };
+
+    return rows * (2 * cols + 3 * group + BLOCK) * (int64_t)sizeof(float);
+}
+
 /* The target, the work on it, and while that is compared with rounding a slice of rows, or another sweep's work. */
 void gptq_cost(const void *values, const struct quant_shape *shape, struct quant_cost *out)
 {
@@ -253,13 +261,14 @@ void gptq_cost(const void *values, const struct quant_shape *shape, struct quant
     const struct quant_shape guard = {.rows = slice < rows ? slice : rows, .cols = cols};
     int64_t rounding = quant_work_bytes(&guard, group) - guard.rows * cols * (int64_t)sizeof(float);
     int64_t again = params->resweep > 0 && params->common.refine_rounds > 0 ? work : 0;
-    int64_t both = params->output_moments ? rows * rows * (int64_t)sizeof(float) : 0;
+    int64_t outputs = params->output_moments ? rows * rows * (int64_t)sizeof(float) : 0;
+    int64_t both = outputs + (params->output_moments && shape->threads == 0 ? gptq_both_bytes(rows, cols, group) : 0);
     double n = (double)cols, sweep = (double)rows * n * n;
 
     *out = (struct quant_cost){
         .shared = cols * (cols + 1) * (int64_t)sizeof(float),
         .solving = work + (aimed ? float_bytes : 0) + gptq_larger(gptq_larger(rounding, again), both),
-        .host = both,
+        .host = outputs,
         .solved = work,
         .scratch = gptq_larger(
             gptq_larger(gpu_scratch_factor(shape->threads, cols), gpu_scratch_sweep(shape->threads, rows, cols, group)),

@@ -185,6 +185,31 @@ int launch_descend_points(const struct launch_descend *job, int64_t group, cudaS
 /* steps [rows, cols]: how far each weight moves. */
 int launch_descend_codes(const struct launch_descend *job, float *steps, int64_t first, int cols, cudaStream_t stream);
 
+/* descend_both.cu: the same with rows that depend on each other, which are visited in order. All but codes and points
+ * is transposed. */
+#define LAUNCH_BOTH_ROWS 32 /* at most of launch_both_scales */
+struct launch_both {
+    uint8_t *codes;         /* [n, k] */
+    float *scale;           /* [n, groups] */
+    const float *zero;      /* [n, groups] */
+    const float *h, *o;     /* [k, k], [n, n] */
+    float *m;               /* [k, n]: (O D)^T */
+    float *g;               /* [size, n]: (O D H)^T of the open group */
+    float *levels, *curves; /* [size, n]: codes of the open group less its zero point; H levels */
+    double *gain;           /* one: by how much the error has fallen */
+    int64_t n, k, size, groups;
+    float top;
+    enum dtype scale_dtype;
+};
+int launch_both_start(const struct launch_both *job, const float *target, float *to, cudaStream_t stream);
+int launch_both_levels(const struct launch_both *job, int64_t group, cudaStream_t stream);
+/* Of rows [first, first + count); what they moved by times levels and curves is left in these. */
+int launch_both_scales(const struct launch_both *job, int64_t group, int64_t first, int count, cudaStream_t stream);
+/* The codes of column j, whose G is g; what its M loses to lost [n]. Then M, and G of `later` columns from g on. */
+int launch_both_column(const struct launch_both *job, int64_t j, const float *g, float *lost, cudaStream_t stream);
+int launch_both_follow(const struct launch_both *job, int64_t j, float *g, const float *lost, int later,
+                       cudaStream_t stream);
+
 /* split.cu: x = high + low, both BF16, but for 2^-17 of it. */
 int launch_split(void *high, void *low, const float *x, int64_t count, cudaStream_t stream);
 

@@ -38,6 +38,7 @@ int body_factor_refuses(struct ops_rig *rig, int variant, struct ops_output *out
 int body_sweep_levels(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_descend(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_descend_both(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_residual(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_distribution(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_column_energy(struct ops_rig *rig, int variant, struct ops_output *out);

@@ -193,6 +193,10 @@ const struct ops_case ops_cases[] = {
     {"descend, zero points", body_descend, 1, OPS_NMSE, 1e-9, 1e-4},
     {"descend, one group a row", body_descend, 2, OPS_NMSE, 1e-9, 1e-4},
     {"descend, codes alone, either sign", body_descend, 3, OPS_NMSE, 1e-9, 1e-4},
+    {"descend_both", body_descend_both, 0, OPS_NMSE, 1e-9, 1e-4},
+    {"descend_both, zero points", body_descend_both, 1, OPS_NMSE, 1e-9, 1e-4},
+    {"descend_both, one group a row", body_descend_both, 2, OPS_NMSE, 1e-9, 1e-3}, /* of nine rows each code counts */
+    {"descend_both, codes alone, either sign", body_descend_both, 3, OPS_NMSE, 1e-9, 1e-4},
     {"combine", body_combine, 5001, OPS_EXACT, 0, 0},
     {"cross", body_cross, 0, OPS_NMSE, SUMS, BF16},
     {"cross, odd sizes", body_cross, 1, OPS_NMSE, SUMS, BF16},

@@ -385,12 +385,13 @@ static const struct descend_row {
      {.passes = 3}},
 };
 
-/* variant: a row of descends. Rounded weights refined, one column without inputs. The result is measured again. */
-int body_descend(struct ops_rig *rig, int variant, struct ops_output *out)
+/* A row of descends: rounded weights refined, one column without inputs; with `both` by moments of outputs, too. The
+ * result is measured again, without these. */
+static int refine_codes(struct ops_rig *rig, int variant, bool both, struct ops_output *out)
 {
     const struct descend_row *row = &descends[variant];
     int64_t groups = row->cols / row->grid.group_size;
-    struct tensor w, wq, x, h, scale, zero, codes;
+    struct tensor w, wq, x, y, h, o, scale, zero, codes;
     double before = 0, after = 0, error = 0;
 
     TRY(ops_random(rig, DTYPE_F32, row->rows, row->cols, 46, &w));
@@ -405,12 +406,32 @@ int body_descend(struct ops_rig *rig, int variant, struct ops_output *out)
     TRY(rig->gpu.ops->symmetrize(rig->stream, &h, 0.004));
     TRY(rig->gpu.ops->grid(rig->stream, &scale, &zero, &w, NULL, &row->grid));
     TRY(rig->gpu.ops->round(rig->stream, &codes, &w, &scale, &zero, &row->grid));
-    TRY(rig->gpu.ops->descend(rig->stream, &codes, &scale, &zero, &w, &h, &row->grid, &row->spec, &before, &after));
+    if (both) {
+        TRY(ops_random(rig, DTYPE_F32, 500, row->rows, 48, &y));
+        TRY(ops_new(rig, DTYPE_F32, row->rows, row->rows, &o));
+        TRY(rig->gpu.ops->gram(rig->stream, &o, &y));
+        TRY(rig->gpu.ops->symmetrize(rig->stream, &o, 0.01));
+        TRY(rig->gpu.ops->descend_both(rig->stream, &codes, &scale, &zero, &w, &h, &o, &row->grid, &row->spec, &before,
+                                       &after));
+    } else {
+        TRY(rig->gpu.ops->descend(rig->stream, &codes, &scale, &zero, &w, &h, &row->grid, &row->spec, &before, &after));
+    }
     TRY(rig->gpu.ops->dequantize(rig->stream, &wq, &codes, &scale, &zero, &row->grid));
     TRY(rig->gpu.ops->output_error(rig->stream, &error, NULL, &w, &wq, &h));
     TRY(ops_put_number(out, before));
     TRY(ops_put_number(out, after));
     return ops_put_number(out, error);
+}
+
+/* variant: a row of descends. */
+int body_descend(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    return refine_codes(rig, variant, false, out);
+}
+
+int body_descend_both(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    return refine_codes(rig, variant, true, out);
 }
 
 /* variant: a row of grids, or -1 for no grid. */

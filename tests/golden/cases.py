@@ -110,7 +110,7 @@ def renamed(value, names):
 
 
 # Of these on the emulated device, whose kernels take their time.
-DEVICE = ("rtn-4/ct", "gptq-4/ct", "gptq-2-asym/gptq_v2", "awq/awq", "smoothquant-absmax/ct", "llm_int8/bnb", "nf4-double/bnb", "fp8/ct",
+DEVICE = ("rtn-4/ct", "gptq-4/ct", "gptq-2-asym/gptq_v2", "gptq-2-moments/ct", "awq/awq", "smoothquant-absmax/ct", "llm_int8/bnb", "nf4-double/bnb", "fp8/ct",
           "smoothquant+rtn-w8a16/gptq", "overrides/ct")
 
 

@@ -252,30 +252,6 @@ START_TEST(test_the_device_that_runs_is_judged)
 }
 END_TEST
 
-/* Output moments need a descent that only the host's cores have. */
-START_TEST(test_moments_are_the_hosts)
-{
-    static const char members[] = "\"method\":\"gptq\",\"calibration\":{\"stream\":true},"
-                                  "\"quantization\":{\"group_size\":64,\"output_moments\":true}";
-    struct gpu_info device;
-    open_model();
-    ck_assert_rc_ok(gpu_describe("cpu", 1, &device));
-    for (int host = 1; host >= 0; host--) {
-        struct validation_errors errors = {0};
-        struct job_spec spec = spec_of(members);
-        device.host_memory = host == 1;
-        int rc = spec_check(&spec, model, &device, &errors);
-        ck_assert_int_eq(rc, host == 1 ? 0 : ERR_INCOMPATIBLE_OPTIONS);
-        if (host == 0) {
-            ck_assert_str_eq(errors.items[0].param, "/quantization/output_moments");
-            ck_assert_str_eq(errors.items[0].hint, "device \"cpu\"");
-        }
-        spec_deinit(&spec);
-    }
-    model_close(model);
-}
-END_TEST
-
 START_TEST(test_modules_in_order)
 {
     open_model();
@@ -343,5 +319,4 @@ START_TEST(test_warnings)
 END_TEST
 
 UNIT_MAIN("check", test_patterns, test_a_pattern_must_hit, test_what_does_nothing, test_defaults_start, test_peer_names,
-          test_lengths_and_devices, test_the_device_that_runs_is_judged, test_moments_are_the_hosts,
-          test_modules_in_order, test_warnings)
+          test_lengths_and_devices, test_the_device_that_runs_is_judged, test_modules_in_order, test_warnings)

@@ -74,7 +74,7 @@ static const char *const learned_methods[][2] = {
     {"[\"kmeans\",\"tune\"]", "{\"bits\":2,\"in_group_size\":4,\"tune_epochs\":10,\"tune_batch_size\":5}"},
     {"[\"smoothquant\",\"autoround\"]", "{" W4A8 ",\"iters\":12,\"batch_size\":5,\"lr\":0.02,\"scale_lr\":0.002}"},
     {"[\"smoothquant\",\"autoround\"]", "{" W4A8 ",\"activation_dynamic\":false,\"input_range\":\"absmax\",\"iters\":"
-                                                 "12,\"batch_size\":5,\"lr\":0.02,\"scale_lr\":0.002}"},
+                                        "12,\"batch_size\":5,\"lr\":0.02,\"scale_lr\":0.002}"},
 };
 static const char *const starts[][2] = {
     {"\"gptq\"", "{" GRID "}"},
