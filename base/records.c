@@ -3,8 +3,14 @@
 
 #include "base/records.h"
 
-#include <jansson.h>
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/json.h"
+
 #include <string.h>
+
+#define RECORD_DEPTH 64
+#define RECORD_MEMORY ((size_t)32 << 20) /* of the values of one line: ids of a megabyte take 20 */
 
 /* Bytes of all strings in a value. */
 static double records_text(const json_t *value)
@@ -30,12 +36,15 @@ static double records_text(const json_t *value)
 
 static double records_tokens(const char *line, size_t size, double text_bytes)
 {
-    json_t *record = json_loadb(line, size, JSON_REJECT_DUPLICATES, NULL);
-    const json_t *ids = json_object_get(record, "input_ids");
-    double tokens = json_is_array(ids) ? (double)json_array_size(ids) : records_text(record) / text_bytes;
+    const struct json_budget budget = {.depth = RECORD_DEPTH, .memory = RECORD_MEMORY};
+    AUTO_JSON json_t *record = NULL;
+    struct err_record before;
 
-    json_decref(record);
-    return tokens;
+    err_take(&before);
+    (void)json_parse_within(line, size, &budget, &record);
+    err_restore(&before);
+    const json_t *ids = json_object_get(record, "input_ids");
+    return json_is_array(ids) ? (double)json_array_size(ids) : records_text(record) / text_bytes;
 }
 
 int64_t records_sequences(const char *head, size_t size, int64_t total, int64_t length, bool packing, double text_bytes)

@@ -50,6 +50,11 @@ END_TEST
 START_TEST(what_cannot_be_read_makes_none)
 {
     ck_assert_int_eq(records_in("", 4, true), 0);
+    char deep[4096];
+
+    memset(deep, '[', sizeof(deep) - 1);
+    deep[sizeof(deep) - 1] = '\0';
+    ck_assert_int_eq(records_in(deep, 1, true), 0);
     ck_assert_int_eq(records_in("not JSON\n[1, 2]\n\"text\n{\"input_ids\": 7}\n\xff\xfe\n", 1, true), 0);
 }
 END_TEST
