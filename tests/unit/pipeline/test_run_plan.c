@@ -40,27 +40,28 @@ static bool measure(struct world *w, const char *what)
 
 static const struct {
     const char *method, *quantization, *format;
+    bool families; /* planned for other families, too */
 } methods[] = {
-    {"rtn", "{\"bits\":4,\"group_size\":64}", "compressed-tensors"},
-    {"rtn", "{\"bits\":4,\"group_size\":64,\"sym\":false,\"scale_search\":\"imatrix\"}", "compressed-tensors"},
-    {"gptq", "{\"bits\":4,\"group_size\":64,\"quality\":\"fast\"}", "compressed-tensors"},
-    {"gptq", "{\"bits\":4,\"group_size\":64,\"target_tokens\":0}", "compressed-tensors"},
+    {"rtn", "{\"bits\":4,\"group_size\":64}", "compressed-tensors", true},
+    {"rtn", "{\"bits\":4,\"group_size\":64,\"sym\":false,\"scale_search\":\"imatrix\"}", "compressed-tensors", false},
+    {"gptq", "{\"bits\":4,\"group_size\":64,\"quality\":\"fast\"}", "compressed-tensors", false},
+    {"gptq", "{\"bits\":4,\"group_size\":64,\"target_tokens\":0}", "compressed-tensors", true},
     {"gptq", "{\"bits\":4,\"group_size\":64,\"target_tokens\":0,\"refine_rounds\":1,\"resweep\":1}",
-     "compressed-tensors"},
-    {"gptq", "{\"bits\":4,\"group_size\":64,\"target_tokens\":0,\"output_moments\":true}", "compressed-tensors"},
-    {"awq", "{\"group_size\":64,\"n_grid\":2}", "awq"},
-    {"smoothquant", "{}", "compressed-tensors"},
-    {"smoothquant", "{\"activation_dynamic\":false}", "compressed-tensors"},
-    {"llm_int8", "{\"llm_int8_threshold\":0}", "bitsandbytes"},
-    {"fp8", "{}", "compressed-tensors"},
-    {"nf4", "{}", "bitsandbytes"},
-    {"kmeans", "{\"bits\":3}", "dense"},
-    {"aqlm", "{\"num_codebooks\":1,\"nbits_per_codebook\":6,\"max_epochs\":1}", "aqlm"},
-    {"aqlm", "{\"num_codebooks\":2,\"nbits_per_codebook\":6,\"max_epochs\":1,\"output_moments\":true}", "aqlm"},
-    {"ggml", "{\"type\":\"q4_0\"}", "gguf"},
-    {"kv_analysis", "{}", "compressed-tensors"},
-    {"autoround", "{\"bits\":4,\"group_size\":64,\"iters\":1}", "compressed-tensors"},
-    {"qat", "{\"bits\":4,\"group_size\":64,\"epochs\":1}", "compressed-tensors"},
+     "compressed-tensors", false},
+    {"gptq", "{\"bits\":4,\"group_size\":64,\"target_tokens\":0,\"output_moments\":true}", "compressed-tensors", true},
+    {"awq", "{\"group_size\":64,\"n_grid\":2}", "awq", true},
+    {"smoothquant", "{}", "compressed-tensors", true},
+    {"smoothquant", "{\"activation_dynamic\":false}", "compressed-tensors", false},
+    {"llm_int8", "{\"llm_int8_threshold\":0}", "bitsandbytes", false},
+    {"fp8", "{}", "compressed-tensors", true},
+    {"nf4", "{}", "bitsandbytes", false},
+    {"kmeans", "{\"bits\":3}", "dense", false},
+    {"aqlm", "{\"num_codebooks\":1,\"nbits_per_codebook\":6,\"max_epochs\":1}", "aqlm", false},
+    {"aqlm", "{\"num_codebooks\":2,\"nbits_per_codebook\":6,\"max_epochs\":1,\"output_moments\":true}", "aqlm", false},
+    {"ggml", "{\"type\":\"q4_0\"}", "gguf", false},
+    {"kv_analysis", "{}", "compressed-tensors", false},
+    {"autoround", "{\"bits\":4,\"group_size\":64,\"iters\":1}", "compressed-tensors", true},
+    {"qat", "{\"bits\":4,\"group_size\":64,\"epochs\":1}", "compressed-tensors", false},
 };
 
 START_TEST(every_method_is_planned)
@@ -125,7 +126,6 @@ END_TEST
 /* Heads of another width than the residual stream's, norms of queries and keys; experts in turns. */
 START_TEST(other_families_are_planned)
 {
-    const int some[] = {0, 3, 5, 6, 7, 10, 16};
     int wrong = 0;
 
     for (size_t family = 0; family < sizeof(configs) / sizeof(configs[0]); family++) {
@@ -133,14 +133,17 @@ START_TEST(other_families_are_planned)
         support_init(&files, configs[family]);
         files.dtype = DTYPE_BF16;
         support_write(&files);
-        for (size_t i = 0; i < sizeof(some) / sizeof(some[0]); i++) {
+        for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
             struct world w;
-            world_open_with(&w, methods[some[i]].method, methods[some[i]].quantization, 2);
-            w.format = format_find(methods[some[i]].format);
+            if (!methods[i].families) {
+                continue;
+            }
+            world_open_with(&w, methods[i].method, methods[i].quantization, 2);
+            w.format = format_find(methods[i].format);
             w.stop_at = i == 0 ? -1 : 0;
             model_close(w.model);
             ck_assert_rc_ok(support_open(&files, ".", &w.model));
-            wrong += measure(&w, methods[some[i]].method) ? 0 : 1;
+            wrong += measure(&w, methods[i].method) ? 0 : 1;
             world_close(&w);
         }
         support_deinit(&files);
