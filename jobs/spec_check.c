@@ -294,6 +294,9 @@ static void check_mixture(struct job_spec *spec, const struct model *model, stru
     int64_t bytes;
 
     if (mixture_check(&spec->recipe, spec->format, model, errors, &bytes) == 0 && !spec->format->plain) {
+        double share = disk->quantized > 0 ? (double)bytes / (double)disk->quantized : 1;
+        disk->blocks = (int64_t)(share * (double)disk->blocks); /* their codes are as wide as the artifact's */
+        disk->last = (int64_t)(share * (double)disk->last);
         disk->artifact += bytes - disk->quantized;
         disk->quantized = bytes;
     }
