@@ -145,14 +145,15 @@ int codebooks_loss(struct codebooks *c, const struct tensor *h, double *loss)
     const struct gpu_ops *ops = c->context->gpu->ops;
     double sum = 0;
 
-    if (h != NULL) {
+    if (c->o.data != NULL) {
+        TRY(codebooks_across(c, &c->d, h));
+    } else if (h != NULL) {
         TRY(ops->multiply(c->context->stream, &c->q, &c->d, h));
     } else {
         TRY(ops->convert(c->context->stream, &c->q, &c->d));
         TRY(ops->scale(c->context->stream, &c->q, NULL, &c->importance));
     }
-    TRY(c->o.data != NULL ? codebooks_across(c, &c->q, &c->od) : 0);
-    TRY(ops->row_dot(c->context->stream, &c->rowwise, &c->d, c->o.data != NULL ? &c->od : &c->q));
+    TRY(ops->row_dot(c->context->stream, &c->rowwise, &c->d, &c->q));
     TRY(codebooks_download(c, c->host_rows, &c->rowwise));
     for (int64_t n = 0; n < c->rows; n++) {
         sum += (double)c->host_rows[n];

@@ -59,8 +59,8 @@ int codebooks_fit_scales(struct codebooks *c, const struct tensor *h, double *lo
 /* codebooks_both.c. From now on rows depend on each other by o, symmetric, with a positive diagonal, which goes to c
  * (also after a failure). Scales of rows are then left as they are. */
 int codebooks_couple(struct codebooks *c, struct tensor *o);
-/* For c that has o. out = o x. */
-int codebooks_across(const struct codebooks *c, const struct tensor *x, const struct tensor *out);
+/* For c that has o: q = o x h. Uses od. */
+int codebooks_across(const struct codebooks *c, const struct tensor *x, const struct tensor *h);
 int codebooks_search_both(struct codebooks *c, const struct tensor *h, double *gain);
 
 /* diag H of the statistics on the host, or *out = NULL when there are none; the caller frees it. */

@@ -4,7 +4,9 @@
  * With all other rows fixed, row n's part of it is o_nn (e H e^T), e = sum over m of o_nm / o_nn * D_m, up to what does
  * not depend on the row's codes, and e follows D_n as D_n itself moves. So the search for one row is that of rows that
  * do not depend on each other, on e in the place of D. A few rows are searched at once, each against the others as they
- * were. Should that raise the loss, codes stay as they were before the sweep. */
+ * were. Should that raise the loss, codes stay as they were before the sweep.
+ *
+ * Losses and tables take products in F32. The search alone mixes rows by a product that some devices round to BF16. */
 
 #include "quantizers/codebooks.h"
 
@@ -32,12 +34,13 @@ int codebooks_couple(struct codebooks *c, struct tensor *o)
     return codebooks_upload(c, &c->diagonal, values);
 }
 
-int codebooks_across(const struct codebooks *c, const struct tensor *x, const struct tensor *out)
+int codebooks_across(const struct codebooks *c, const struct tensor *x, const struct tensor *h)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
+    const struct tensor turned = tensor_2d(c->od.data, DTYPE_F32, c->cols, c->rows); /* (x h)^T, h being symmetric */
 
-    TRY(ops->fill_zero(c->context->stream, out->data, tensor_bytes(out)));
-    return ops->linear_grad(c->context->stream, out, &c->o, x);
+    TRY(ops->multiply(c->context->stream, &turned, h, x));
+    return ops->multiply(c->context->stream, &c->q, &c->o, &turned);
 }
 
 /* inverse: F32 [N], 1 / o_nn. */

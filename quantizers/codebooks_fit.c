@@ -30,11 +30,9 @@ struct descent {
 static int codebooks_gradient(struct codebooks *c, const struct tensor *x, const struct tensor *h, float *out)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
-    bool both = c->o.data != NULL;
 
-    TRY(ops->multiply(c->context->stream, &c->q, x, h));
-    TRY(both ? codebooks_across(c, &c->q, &c->od) : 0);
-    TRY(ops->code_reduce(c->context->stream, &c->reduced, both ? &c->od : &c->q, &c->entries, &c->scale, &c->spec));
+    TRY(c->o.data != NULL ? codebooks_across(c, x, h) : ops->multiply(c->context->stream, &c->q, x, h));
+    TRY(ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec));
     return codebooks_download(c, out, &c->reduced);
 }
 

@@ -68,6 +68,7 @@ GRID = {
     "awq+gptq/ct": (["awq", "gptq"], CT, {"bits": 4, "group_size": 64, "sym": True, "n_grid": 4, "target_tokens": 0}, False),
     "smoothquant+awq+gptq/dense": (["smoothquant", "awq", "gptq"], DENSE, {"bits": 3, "group_size": 64, "n_grid": 4, "activation_bits": 16}, False),
     "gptq+tune/ct": (["gptq", "tune"], CT, {"group_size": 64, "target_tokens": 0, "tune_epochs": 1, "tune_batch_size": 2, "tune_lr": 0.002}, True),
+    "aqlm-moments/aqlm": ("aqlm", AQLM, {"num_codebooks": 2, "nbits_per_codebook": 5, "max_epochs": 1, "output_moments": True}, False),
     "aqlm+tune/aqlm": (["aqlm", "tune"], AQLM, {"num_codebooks": 2, "nbits_per_codebook": 5, "max_epochs": 1, "tune_epochs": 1, "tune_batch_size": 2, "tune_lr": 0.002}, False),
     "smoothquant+autoround/ct": (["smoothquant", "autoround"], CT, {"target_tokens": 0, "iters": 3, "batch_size": 2, "lr": 0.05, "scale_lr": 0.002}, False),
     "gptq-kv_cache/ct": ("gptq", CT, {"group_size": 64, "target_tokens": 0, "kv_cache": {"dtype": "fp8_e4m3", "granularity": "per_tensor"}}, False),
