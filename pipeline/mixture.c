@@ -79,6 +79,24 @@ static int mixture_compare(const void *a, const void *b)
     return strcmp(((const struct mixture_choice *)a)->module, ((const struct mixture_choice *)b)->module);
 }
 
+/* Choices are numbers of candidates, so the file is of use to the list that it was made with alone: another version of
+ * the daemon may have another by default. */
+static bool mixture_lists_same(const json_t *file, const struct sensitivity_candidates *candidates)
+{
+    const json_t *names = json_object_get(file, "candidates");
+
+    if (json_array_size(names) != (size_t)candidates->count) {
+        return false;
+    }
+    for (int i = 0; i < candidates->count; i++) {
+        const char *name = json_string_value(json_array_get(names, (size_t)i));
+        if (name == NULL || strcmp(name, candidates->list[i].name) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool mixture_read(const json_t *file, const struct mixture *mixture, struct mixture_choice *choices,
                          size_t *count)
 {
@@ -111,7 +129,8 @@ int mixture_load(struct mixture *mixture, const char *directory)
     TRY(fs_path(path, sizeof(path), "%s/%s", directory, MIXTURE_FILE));
     bool there = fs_read_file(path, MIXTURE_FILE_MAX, &text, &size) == 0 &&
                  json_parse_within(text, size, &budget, &file) == 0 &&
-                 json_integer_value(json_object_get(file, "version")) == MIXTURE_VERSION;
+                 json_integer_value(json_object_get(file, "version")) == MIXTURE_VERSION &&
+                 mixture_lists_same(file, &mixture->candidates);
     if (there) {
         TRY(mem_array(&choices, json_object_size(json_object_get(file, "modules")) + 1));
         there = mixture_read(file, mixture, choices, &count);

@@ -212,7 +212,10 @@ START_TEST(a_choice_is_kept)
     struct model *model = open_model();
     const char *request = "{'group_size':64,'mixed_precision':{'max_bytes':4000000,'candidates':[{'bits':2},{'bits':4,"
                           "'group_size':32},{'method':'nf4'}]}}";
+    const char *other = "{'group_size':64,'mixed_precision':{'max_bytes':4000000,'candidates':[{'bits':2},{'bits':3},"
+                        "{'method':'nf4'}]}}";
     struct recipe recipe = mixed("'rtn'", request, model), again = mixed("'rtn'", request, model);
+    struct recipe changed = mixed("'rtn'", other, model);
     struct sensitivity_table table = make_table(&recipe, model);
 
     scratch_make(folder);
@@ -221,6 +224,8 @@ START_TEST(a_choice_is_kept)
     ck_assert_rc_ok(mixture_choose(&recipe, format_find("dense"), model, &table));
     ck_assert_rc_ok(mixture_save(recipe.mixture, folder));
     ck_assert_rc_ok(mixture_load(again.mixture, folder));
+    ck_assert_int_eq(mixture_load(changed.mixture, folder), ERR_NOT_FOUND); /* whose numbers mean others */
+    ck_assert(!changed.mixture->chosen);
     json_t *one = mixture_json(recipe.mixture), *two = mixture_json(again.mixture);
     ck_assert(json_equal(one, two));
     ck_assert_uint_eq(json_object_size(json_object_get(one, "modules")), plans_modules(model_plans(model)));
@@ -229,6 +234,7 @@ START_TEST(a_choice_is_kept)
     free(table.rows);
     recipe_deinit(&recipe);
     recipe_deinit(&again);
+    recipe_deinit(&changed);
     model_close(model);
     scratch_remove(folder);
 }
