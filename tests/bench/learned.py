@@ -15,6 +15,8 @@ import datetime
 import json
 import os
 import pathlib
+import signal
+import sys
 import tempfile
 import time
 
@@ -140,6 +142,7 @@ def main():
         if row not in names:
             raise SystemExit(f"learned: no row {row}; there are {', '.join(names)}")
     shared = peers.shared_models()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the daemon as well
     torch.set_num_threads(args.threads)
     os.environ.update(OMP_NUM_THREADS=str(args.threads))  # of auto-round's process
     args.cache = args.cache and args.cache.resolve()
