@@ -56,7 +56,7 @@ static int model_loss(struct end_to_end *e, double *loss)
 
 static double step_share(const struct end_to_end *e, int64_t step)
 {
-    return tune_decay(true, LAST_SHARE, (double)(step - 1) / (double)e->steps);
+    return e->share * tune_decay(true, LAST_SHARE, (double)(step - 1) / (double)e->steps);
 }
 
 static int model_step(struct end_to_end *e, const int64_t *sequences, double *loss)
@@ -79,7 +79,8 @@ static int epoch_measure(struct end_to_end *e)
     if (c->count < TUNE_POINTS_MAX) {
         c->points[c->count++] = (struct tune_point){.step = e->step, .lr = step_share(e, e->step), .loss = c->last};
     }
-    if (isfinite(c->last) && c->last < c->best) {
+    e->diverged = !isfinite(c->last);
+    if (!e->diverged && c->last < c->best) {
         c->best = c->last;
         c->best_step = e->step;
         learn_model_keep(e->model);
@@ -87,32 +88,62 @@ static int epoch_measure(struct end_to_end *e)
     return 0;
 }
 
-static int model_epochs(struct end_to_end *e, uint64_t seed)
+/* All epochs, or those before a loss that is not finite. */
+static int model_epochs(struct end_to_end *e, uint64_t *seed)
 {
     int64_t *learned = e->order + e->first, batches = e->learned / e->plan.batch;
 
-    TRY(model_loss(e, &e->curve.first));
-    e->curve.best = e->curve.first;
-    if (!isfinite(e->curve.first)) {
-        snprintf(e->curve.note, sizeof(e->curve.note), "the model's loss is not finite: nothing was learned");
+    for (int64_t epoch = 0; epoch < e->plan.epochs && !e->diverged; epoch++) {
+        random_shuffle(learned, e->learned, seed);
+        for (int64_t i = 0; i < batches && !e->diverged; i++) {
+            double loss = 0;
+            e->step++;
+            TRY(model_step(e, learned + i * e->plan.batch, &loss));
+            e->diverged = !isfinite(loss);
+        }
+        TRY(e->diverged ? 0 : epoch_measure(e));
+    }
+    return 0;
+}
+
+static int model_new(struct end_to_end *e)
+{
+    struct run *run = e->run;
+    const struct learn_model_spec spec = {.gpu = run->p->gpu,
+                                          .stream = run->stream,
+                                          .float_dtype = model_dtype(run->p->model),
+                                          .plan = e->plan,
+                                          .blocks = e->layers};
+
+    learn_model_free(e->model);
+    e->model = NULL;
+    return learn_model_new(&spec, &e->model);
+}
+
+/* Once more from what the files have, where the first steps led nowhere. */
+static int model_learn(struct end_to_end *e, uint64_t seed)
+{
+    struct tune_curve *c = &e->curve;
+
+    TRY(model_loss(e, &c->first));
+    c->best = c->last = c->first;
+    if (!isfinite(c->first)) {
+        tune_note(c, "the model's loss is not finite: nothing was learned");
         return 0;
     }
     learn_model_keep(e->model);
-    for (int64_t epoch = 0; epoch < e->plan.epochs; epoch++) {
-        double loss = 0;
-        random_shuffle(learned, e->learned, &seed);
-        for (int64_t i = 0; i < batches; i++) {
-            e->step++;
-            TRY(model_step(e, learned + i * e->plan.batch, &loss));
-            if (!isfinite(loss)) {
-                snprintf(e->curve.note, sizeof(e->curve.note),
-                         "the loss was not finite at step %lld: what was kept is "
-                         "of an earlier epoch",
-                         (long long)e->step);
-                return 0;
-            }
-        }
-        TRY(epoch_measure(e));
+    TRY(model_epochs(e, &seed));
+    if (e->diverged && c->best_step == 0) {
+        tune_note(c, "the loss was not finite at step %lld: again at half the rates", (long long)e->step);
+        e->share = 0.5;
+        e->diverged = false;
+        e->step = c->count = 0;
+        TRY(model_new(e));
+        TRY(model_epochs(e, &seed));
+    }
+    if (e->diverged) {
+        tune_note(c, "the loss was not finite at step %lld: %s kept", (long long)e->step,
+                  c->best_step > 0 ? "an earlier epoch was" : "what was solved was");
     }
     return 0;
 }
@@ -241,11 +272,6 @@ static int end_init(struct end_to_end *e)
 {
     struct run *run = e->run;
     const struct calibration_set *set = run->calibration.set;
-    const struct learn_model_spec spec = {.gpu = run->p->gpu,
-                                          .stream = run->stream,
-                                          .float_dtype = model_dtype(run->p->model),
-                                          .plan = e->plan,
-                                          .blocks = e->layers};
     const struct block_tape_spec tape = {
         .plans = model_plans(run->p->model), .sequences = e->batch, .length = e->length, .rounds = true};
     int64_t chunk = memory_plan_logits(run->config, run->p->gpu->info.host_memory);
@@ -255,14 +281,13 @@ static int end_init(struct end_to_end *e)
     e->learned = set->sequences - e->first;
     if (e->plan.batch > e->learned) {
         e->plan.batch = e->learned;
-        snprintf(e->curve.note, sizeof(e->curve.note), "batches have %lld sequences: the calibration set has no more",
-                 (long long)e->learned);
+        tune_note(&e->curve, "batches have %lld sequences: the calibration set has no more", (long long)e->learned);
     }
     e->curve.bytes = block_tape_bytes(&tape);
     e->steps = e->plan.epochs * (e->learned / e->plan.batch);
     int64_t tokens = e->plan.batch * e->length;
     TRY(mem_buffer(&e->order, (size_t)set->sequences));
-    TRY(learn_model_new(&spec, &e->model));
+    TRY(model_new(e));
     TRY(head_load_embedding(run->p->model, run->p->gpu, run->stream, &e->head));
     TRY(head_load_output(run->p->model, run->p->gpu, run->stream, &e->head));
     TRY(head_tape_new(run->config, chunk, true, run->p->gpu, run->stream, &e->head_tape));
@@ -297,7 +322,7 @@ static int end_learn(struct end_to_end *e)
         e->order[i] = i;
     }
     random_shuffle(e->order, set->sequences, &seed);
-    TRY(model_epochs(e, seed));
+    TRY(model_learn(e, seed));
     learn_model_return(e->model);
     e->curve.done = true;
     e->curve.steps = e->step;
@@ -316,6 +341,7 @@ static int end_evaluate(struct run *run)
 int end_to_end_run(struct run *run)
 {
     struct end_to_end e = {.run = run,
+                           .share = 1,
                            .layers = run->config->num_layers,
                            .length = run->calibration.set != NULL ? run->calibration.set->length : 0,
                            .hidden = run->config->hidden_size};

@@ -19,6 +19,8 @@ struct end_to_end {
     struct tensor x, teacher;   /* F32 [the step's tokens, hidden]; [a lane's, hidden] */
     int64_t *order; /* sequences: those that are held out, then from `first` on the others; of one sequence the same */
     int64_t held, first, learned, steps, step;
+    double share; /* of the rates: 1, or less after a loss that was not finite */
+    bool diverged;
     struct tune_curve curve;
 };
 

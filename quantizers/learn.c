@@ -13,7 +13,6 @@
 #include "base/random.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,9 +26,10 @@ struct learn_state {
     float *host_weights;
     int64_t *order;        /* sequences: first those of measured losses that are held out */
     int64_t held, learned; /* how many of each */
-    double *losses;        /* [steps]: of single steps, NAN: not made */
-    double share;          /* of the rates: 1, or less after a loss that was not finite */
-    double least;          /* measured */
+    int64_t *measured; /* [plan->checked]: of measured losses, the same each time, since batches shuffle the order */
+    double *losses;    /* [steps]: of single steps, NAN: not made */
+    double share;      /* of the rates: 1, or less after a loss that was not finite */
+    double least;      /* measured */
     int64_t least_step, stale;
     bool diverged, enough;
 };
@@ -132,7 +132,7 @@ static int learn_measure(struct learn_state *s, int64_t step)
     struct tune_curve *curve = s->context->curve;
 
     TRY(learn_parts_apply(s->context, &s->parts));
-    TRY(learn_pass(s, s->order, s->plan->checked, false, &curve->last));
+    TRY(learn_pass(s, s->measured, s->plan->checked, false, &curve->last));
     if (step == 0) {
         curve->first = curve->last;
     }
@@ -230,31 +230,30 @@ static int learn_reset(struct learn_state *s)
 static int learn_attempts(struct learn_state *s)
 {
     struct tune_curve *curve = s->context->curve;
-    int64_t *fixed = NULL;
-    size_t bytes = (size_t)s->context->sequences * sizeof(*fixed);
     AUTO_FREE int64_t *order = NULL;
+    size_t bytes = (size_t)s->context->sequences * sizeof(*order);
 
     TRY(mem_buffer(&order, (size_t)s->context->sequences));
     memcpy(order, s->order, bytes);
     TRY(learn_reset(s));
     TRY(learn_measure(s, 0));
     if (s->diverged) {
-        snprintf(curve->note, sizeof(curve->note), "the solved block's loss is not finite: nothing was learned");
+        tune_note(curve, "the solved block's loss is not finite: nothing was learned");
         return 0;
     }
     TRY(learn_steps(s));
     if (s->diverged) {
         s->share = 0.5;
-        s->diverged = false;
+        s->diverged = s->enough = false;
+        s->stale = 0;
         memcpy(s->order, order, bytes);
-        snprintf(curve->note, sizeof(curve->note), "the loss was not finite after %lld steps: again at half the rates",
-                 (long long)curve->steps);
+        tune_note(curve, "the loss was not finite after %lld steps: again at half the rates", (long long)curve->steps);
         TRY(learn_reset(s));
         TRY(learn_steps(s));
     }
     if (s->diverged) {
-        snprintf(curve->note, sizeof(curve->note), "the loss was not finite twice, at half the rates too: %s kept",
-                 s->least_step > 0 ? "the smallest was" : "the solver's result was");
+        tune_note(curve, "not finite at these too: %s kept",
+                  s->least_step > 0 ? "the smallest was" : "the solver's result was");
     }
     return 0;
 }
@@ -272,13 +271,15 @@ static int state_init(const struct tune_context *context, const struct learn_pla
 {
     uint64_t seed = context->seed ^ 0x9e3779b97f4a7c15u;
 
-    *s = (struct learn_state){.context = context, .plan = plan, .share = 1};
+    *s = (struct learn_state){.context = context, .plan = plan, .share = 1, .least = NAN};
     TRY(mem_buffer(&s->order, (size_t)context->sequences));
+    TRY(mem_buffer(&s->measured, (size_t)plan->checked));
     TRY(mem_array(&s->losses, (size_t)plan->steps));
     for (int64_t i = 0; i < context->sequences; i++) {
         s->order[i] = i;
     }
     random_shuffle(s->order, context->sequences, &seed);
+    memcpy(s->measured, s->order, (size_t)plan->checked * sizeof(*s->measured));
     s->held = plan->held_out ? plan->checked : 0;
     s->learned = context->sequences - s->held;
     TRY(learn_parts_init(context, plan, &s->parts));
@@ -301,6 +302,7 @@ static void state_deinit(struct learn_state *s)
     gpu_tensor_free(gpu, &s->weights);
     free(s->host_weights);
     free(s->order);
+    free(s->measured);
     free(s->losses);
 }
 

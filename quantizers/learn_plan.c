@@ -4,7 +4,9 @@
 #include "quantizers/learn.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #define LANE_TOKENS 2048 /* products of so many rows are fast; micro-batches of devices are of as many or more */
 
@@ -22,6 +24,21 @@ double tune_decay(bool cosine, double floor, double done)
     return floor + (1 - floor) * shape;
 }
 
+void tune_note(struct tune_curve *curve, const char *format, ...)
+{
+    size_t size = sizeof(curve->note), used = strlen(curve->note);
+    va_list arguments;
+
+    if (used > 0) {
+        used += (size_t)snprintf(curve->note + used, size - used, "; ");
+    }
+    if (used < size) {
+        va_start(arguments, format);
+        vsnprintf(curve->note + used, size - used, format, arguments);
+        va_end(arguments);
+    }
+}
+
 /* What a small set has: at most half of it is held out, and a batch is at most what is left. */
 struct learn_plan learn_fit(const struct learn_plan *asked, int64_t sequences, struct tune_curve *curve)
 {
@@ -33,8 +50,7 @@ struct learn_plan learn_fit(const struct learn_plan *asked, int64_t sequences, s
     int64_t left = plan.held_out ? sequences - plan.checked : sequences;
     if (plan.batch > left) {
         plan.batch = left;
-        snprintf(curve->note, sizeof(curve->note), "batches have %lld sequences: the calibration set has no more",
-                 (long long)left);
+        tune_note(curve, "batches have %lld sequences: the calibration set has no more", (long long)left);
     }
     plan.checks = plan.checks < plan.steps ? plan.checks : plan.steps;
     return plan;

@@ -30,7 +30,7 @@ struct tune_curve {
     int64_t best_step;           /* 0: the solver's result was kept */
     double seconds;
     int64_t bytes;                             /* of the device's memory: states, gradients, tape */
-    char note[128];                            /* "" or what went otherwise */
+    char note[256];                            /* "" or what went otherwise, by tune_note */
     struct tune_point points[TUNE_POINTS_MAX]; /* of single steps, evenly spaced */
     int count;
 };
@@ -77,6 +77,8 @@ struct tune_model_plan {
 int64_t tune_lane(int64_t sequences, int64_t length);
 /* What is left of a rate when `done` of all steps (0..1) are made: from 1 to `floor`, as a cosine or else linearly. */
 double tune_decay(bool cosine, double floor, double done);
+/* What went otherwise, after what the note says by now. */
+__attribute__((format(printf, 2, 3))) void tune_note(struct tune_curve *curve, const char *format, ...);
 
 /* What learning on a block takes and does. */
 struct tune_cost {
