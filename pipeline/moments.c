@@ -355,7 +355,7 @@ int moments_pass(const struct run *attempt)
     m.set.sequences = memory_plan_moments_sequences(p->recipe, m.set.sequences, m.set.length);
     AUTO_JSON json_t *modules = moments_modules(&run);
     TRY(moments_key(&run, &m.set, modules, key));
-    if (moments_are_there(p->directory, key)) {
+    if (moments_are_there(p->directory, run.config->num_layers, key)) {
         return 0;
     }
     int rc = moments_run(&m);

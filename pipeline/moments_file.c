@@ -24,6 +24,18 @@ static int moments_path(const char *directory, int64_t layer, char *out, size_t 
     return fs_path(out, size, "%s/moments-%lld.safetensors", directory, (long long)layer);
 }
 
+static int moments_open_file(const char *directory, int64_t layer, struct safetensors **out)
+{
+    char path[600];
+
+    TRY(moments_path(directory, layer, path, sizeof(path)));
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return err_raise(ERR_SOURCE_CORRUPT, "%s: %s", path, strerror(errno));
+    }
+    return safetensors_open_fd_take(fd, "output moments", out);
+}
+
 int moments_key(const struct run *run, const struct calibration_set *set, const json_t *modules,
                 char key[DIGEST_HEX_SIZE])
 {
@@ -44,7 +56,7 @@ int moments_key(const struct run *run, const struct calibration_set *set, const 
     return 0;
 }
 
-bool moments_are_there(const char *directory, const char *key)
+bool moments_are_there(const char *directory, int64_t layers, const char *key)
 {
     const struct json_budget budget = {.depth = 2, .memory = MOMENTS_FILE_MAX};
     AUTO_FREE char *text = NULL;
@@ -57,8 +69,13 @@ bool moments_are_there(const char *directory, const char *key)
         return false;
     }
     const char *made_under = json_get_string(file, "key");
-    return json_integer_value(json_object_get(file, "version")) == MOMENTS_VERSION && made_under != NULL &&
-           strcmp(made_under, key) == 0;
+    bool there = json_integer_value(json_object_get(file, "version")) == MOMENTS_VERSION && made_under != NULL &&
+                 strcmp(made_under, key) == 0;
+    for (int64_t i = 0; there && i < layers; i++) {
+        AUTO(safetensors) struct safetensors *layer = NULL;
+        there = moments_open_file(directory, i, &layer) == 0; /* a header, and as many bytes as it names */
+    }
+    return there;
 }
 
 int moments_finish(const char *directory, const char *key)
@@ -134,25 +151,13 @@ int moments_write(struct run *run, const struct block *block, const struct block
     return 0;
 }
 
-static int moments_open_file(const struct run *run, struct safetensors **out)
-{
-    char path[600];
-
-    TRY(moments_path(run->p->directory, run->block_index, path, sizeof(path)));
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return err_raise(ERR_SOURCE_CORRUPT, "%s: %s", path, strerror(errno));
-    }
-    return safetensors_open_fd_take(fd, "output moments", out);
-}
-
 int moments_read(struct run *run, const struct linear_job *job, double keep, struct tensor *out)
 {
     AUTO(safetensors) struct safetensors *file = NULL;
     AUTO_FREE float *host = NULL;
     int64_t n = job->weight->shape[0];
 
-    TRY(moments_open_file(run, &file));
+    TRY(moments_open_file(run->p->directory, run->block_index, &file));
     const struct safetensors_entry *entry = safetensors_find(file, job->name);
     if (entry == NULL || entry->dtype != DTYPE_F32 || entry->rank != 2 || entry->shape[0] != n ||
         entry->shape[1] != n) {

@@ -8,10 +8,11 @@
 #define MOMENTS_FILE "moments.json"
 
 /* What the files depend on, as a digest: the float model, the set, and which modules have them (their names), but no
- * parameters of methods, so that all rungs of a ladder share them; whether a pass under that key is done; it is. */
+ * parameters of methods, so that all rungs of a ladder share them; whether a pass under that key is done, and each of
+ * its files is complete; it is. */
 int moments_key(const struct run *run, const struct calibration_set *set, const json_t *modules,
                 char key[DIGEST_HEX_SIZE]);
-bool moments_are_there(const char *directory, const char *key);
+bool moments_are_there(const char *directory, int64_t layers, const char *key);
 int moments_finish(const char *directory, const char *key);
 /* The file of a block, whose sums get a mean diagonal of 1. ERR_NON_FINITE_VALUE names the linear. */
 int moments_write(struct run *run, const struct block *block, const struct block_grads *grads);

@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define GRID "\"bits\":2,\"group_size\":32,\"mse_search\":false,\"target_tokens\":0"
 #define BOTH "{" GRID ",\"output_moments\":true}"
@@ -70,6 +71,17 @@ START_TEST(test_spilled_threads_and_resumes_are_the_same)
     w.stop_at = -1;
     ck_assert_rc_ok(run(&w, MEMORY));
     ck_assert_int_le(w.begun - begun, BLOCKS); /* the pass is not made again */
+    expect_same(&full, &w);
+    world_close(&w);
+
+    open_world(&w, BOTH, 1);
+    w.stop_at = 1;
+    ck_assert_int_eq(run(&w, MEMORY), ERR_INTERRUPTED);
+    char path[512];
+    snprintf(path, sizeof(path), "%s/moments-3.safetensors", w.directory);
+    ck_assert_int_eq(truncate(path, 100), 0);
+    w.stop_at = -1;
+    ck_assert_rc_ok(run(&w, MEMORY)); /* the pass is made again */
     expect_same(&full, &w);
     world_close(&w);
     world_close(&full);
