@@ -48,8 +48,8 @@ static int show_runtime(const json_t *runtime)
     const json_t *row;
     size_t i;
 
-    safe_printf(stdout, "%s: %s\nload: %s\n\n", print_text(runtime, "name"), print_text(runtime, "title"),
-                print_text(runtime, "load"));
+    safe_printf(stdout, "%s: %s\n", print_text(runtime, "name"), print_text(runtime, "title"));
+    safe_printf(stdout, "load: %s\n\n", print_text(runtime, "load"));
     AUTO(table)
     struct table *table =
         table_new((const char *const[]){"FORMAT", "FORM", "BITS", "SYMMETRY", "GROUPS", "SINCE", "NEEDS", NULL});

@@ -164,8 +164,8 @@ static void wait_again(const struct push *push, int attempt, int64_t seconds)
 
     err_take(&record);
     if (!push->cli->quiet) {
-        safe_printf(stderr, "%s%s; again in %lld s\n", push->progress.hidden ? "" : "\n", record.message,
-                    (long long)pause.tv_sec);
+        fputs(push->progress.hidden ? "" : "\n", stderr);
+        safe_printf(stderr, "%s; again in %lld s\n", record.message, (long long)pause.tv_sec);
     }
     (void)nanosleep(&pause, NULL);
 }

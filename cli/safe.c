@@ -80,7 +80,8 @@ int safe_copy(const char *text, char **out)
     return 0;
 }
 
-/* Newlines of the format alone are kept: arguments are made harmless with everything else, line by line. */
+/* Newlines at the start and at the end of the format alone are kept: arguments are made harmless with everything else.
+ */
 void safe_printf(FILE *out, const char *format, ...)
 {
     char line[SAFE_LINE_MAX];
@@ -90,12 +91,16 @@ void safe_printf(FILE *out, const char *format, ...)
     int length = vsnprintf(line, sizeof(line), format, arguments);
     va_end(arguments);
     size_t size = length < 0 ? 0 : (size_t)length < sizeof(line) ? (size_t)length : sizeof(line) - 1;
-    size_t ends = 0; /* newlines at the end of the format */
-    for (size_t at = strlen(format); at > 0 && format[at - 1] == '\n' && ends < size; at--) {
+    size_t starts = strspn(format, "\n"), ends = 0;
+    starts = starts < size ? starts : size;
+    for (size_t at = strlen(format); at > starts && format[at - 1] == '\n' && ends < size - starts; at--) {
         ends++;
     }
     size_t text = size == sizeof(line) - 1 ? size : size - ends;
-    safe_print(out, line, text);
+    for (size_t i = 0; i < starts; i++) {
+        fputc('\n', out);
+    }
+    safe_print(out, line + starts, text - starts);
     for (size_t i = 0; i < ends; i++) {
         fputc('\n', out);
     }

@@ -11,7 +11,7 @@
 void safe_print(FILE *out, const char *text, size_t size);
 /* The same of a string into new memory; never fails but by memory. Caller frees. */
 int safe_copy(const char *text, char **out);
-/* printf of which every argument was made by safe text or numbers: the complete result is made harmless. */
+/* printf with a result that is made harmless, but for newlines with which the format itself begins or ends. */
 void safe_printf(FILE *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Columns that harmless text takes on a terminal. */
 size_t safe_width(const char *text);

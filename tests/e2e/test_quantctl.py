@@ -69,6 +69,7 @@ def tour():
         true("LlamaForCausalLM" in client.run("architectures").out, "architectures are listed")
         true("compressed-tensors" in client.run("architectures", "llama").out, "formats of one are listed")
         true("damp_percent" in client.run("methods", "gptq").out, "parameters are listed")
+        true("\nload: vllm serve" in client.run("runtimes", "vllm").out, "how vllm loads an artifact is a line")
         equal(client.run("system", "--json").json["name"], "quantd", "the server")
 
 
@@ -133,7 +134,8 @@ def show_report(client, daemon, first, second):
 
 def show_advice(client, daemon, job, text):
     report = daemon.get("%s/%s/report" % (JOBS, job))
-    true(report["anatomy"]["summary"] in text and report["anatomy"]["worst"][0]["sentence"] in text, "the error is explained")
+    true("\\x" not in text and "\n\n%s\n" % report["anatomy"]["summary"] in text, "paragraphs are lines of their own: " + text)
+    true(report["anatomy"]["worst"][0]["sentence"] in text, "the error is explained")
     true(report["suggestions"] and all(one["reason"] in text for one in report["suggestions"]), "suggestions are shown")
     body = client.run("report", job, "--apply", "1").json
     true(body != report["request"] and body["model"] == report["request"]["model"], "the request with a change: %r" % body)

@@ -50,9 +50,12 @@ START_TEST(test_printf_keeps_its_own_newlines)
 
     FILE *out = open_memstream(&text, &size);
     safe_printf(out, "%s: %d\n", "a\nb\x1b[A", 3);
+    safe_printf(out, "\n%s\n\n", "\nc\n");
+    safe_printf(out, "\n%s", "");
+    safe_printf(out, "\n");
     safe_printf(out, "end");
     fclose(out);
-    ck_assert_str_eq(text, "a\\x0ab\\x1b[A: 3\nend");
+    ck_assert_str_eq(text, "a\\x0ab\\x1b[A: 3\n\n\\x0ac\\x0a\n\n\n\nend");
     free(text);
 }
 END_TEST
