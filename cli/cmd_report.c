@@ -8,6 +8,7 @@
 #include "cli/job.h"
 #include "cli/print.h"
 #include "cli/report_advice.h"
+#include "cli/report_learning.h"
 #include "cli/safe.h"
 #include "cli/status.h"
 
@@ -336,6 +337,7 @@ static int show_report(const json_t *report, const struct report_options *option
                     options->all ? "" : metric);
         TRY(show_rows(layers, metric, options->all ? json_array_size(layers) : count, !options->all));
     }
+    TRY(report_learning_show(report));
     report_advice_show(report);
     return 0;
 }

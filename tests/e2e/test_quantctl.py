@@ -11,8 +11,10 @@ import re
 import socket
 import struct
 import subprocess
+import tempfile
 import termios
 
+import checkpoint
 from harness import JOBS, Daemon, equal, ids_records, main, new_job, true, wait_job
 from quantctl import Client, JOB, LOCAL, MISMATCH, OK, PROBLEM, QUANTCTL, REFUSED, SECONDS, Server, TOP, USAGE, job_file, read_pty, records, url_of
 
@@ -130,6 +132,55 @@ def show_report(client, daemon, first, second):
     client.run("compare", first, "mdl_1", status=USAGE)
     true("perplexity after" in client.run("compare", first, second).out, "a comparison is shown")
     client.run("compare", first, status=USAGE)
+
+
+def learning():
+    """The report and the lines of jobs that learn, block by block and end to end, and what output moments gained."""
+    with tempfile.TemporaryDirectory() as root:
+        checkpoint.write(os.path.join(root, "model"), checkpoint.config(hidden=128, mlp=256, layers=2, vocabulary=512))
+        with Daemon("--model-root", root) as daemon, Client(url_of(daemon)) as client:
+            with open(client.path("ids.ndjson"), "wb") as file:
+                file.write(ids_records(24, 128, 512))
+            submit = ("submit", "-m", "file:model", "-b", "3", "-g", "64", "-c", "ids.ndjson", "--num-samples", "16", "--sequence-length", "128")
+            blocks_that_learned(client, *submit)
+            model_that_learned(client, *submit)
+            job = client.run(*submit, "--method", "gptq", "--set", "output_moments=true", "--wait", "--json").json["id"]
+            rows = client.run("report", job, "--json").json["layers"]
+            fall = 100 * (1 - sum(row["two_sided_loss"] / row["two_sided_start"] for row in rows) / len(rows))
+            text = client.run("report", job).out
+            true("output moments: two_sided_loss of %d modules fell by %.3g %% of" % (len(rows), fall) in text and fall > 0, text)
+            true("learn" not in text, "nothing else learned: " + text)
+
+
+def blocks_that_learned(client, *submit):
+    job = client.run(*submit, "--method", "autoround", "--set", "iters=40", "--set", "lr=0.02", "--wait", "--json").json["id"]
+    text, tuning = client.run("report", job).out, client.run("report", job, "--json").json["tuning"]
+    equal(len(tuning["blocks"]), 2, "blocks")
+    for block in tuning["blocks"]:
+        shown = [str(block["layer"]), "40", str(block["best_step"]), "%.4g" % block["first_loss"], "%.4g" % block["best_loss"],
+                 "%.3g" % (block["best_loss"] / block["first_loss"]), "%.3g" % block["seconds"]]
+        true(shown in [line.split() for line in text.split("\n")] and block["best_step"] > 0, "%r in %s" % (shown, text))
+    true("the mean ratio is %.3g\n" % tuning["loss_ratio"] in text and "no step" not in text and "end_to_end" not in text, text)
+    job = client.run(*submit, "--method", "autoround", "--set", "iters=1", "--set", "lr=0.9", "--set", "batch_size=99", "--wait", "--json").json["id"]
+    text = client.run("report", job).out
+    true("\nno step of 2 of 2 blocks lowered the loss: they keep what gptq solved\n" in text, text)
+    true(re.search("\nnote of 2 of 2 blocks: .*has no more", text), "a note is shown once: " + text)
+
+
+def model_that_learned(client, *submit):
+    answer = client.run(*submit, "--method", "gptq", "--method", "tune", "--set", "tune_epochs=1", "--set", "end_to_end=true", "--set", "e2e_epochs=16",
+                        "--wait", "--json").json
+    text, model = client.run("report", answer["id"]).out, client.run("report", answer["id"], "--json").json["tuning"]["end_to_end"]
+    equal(len(model["curve"]), 16, "epochs")
+    lines = [line.split() for line in text.split("\n")]
+    for epoch, point in enumerate(model["curve"], 1):
+        true([str(epoch), str(point["step"]), "%.4g" % point["loss"], "%.3g" % (point["loss"] / model["first_loss"]),
+              "yes" if point["step"] == model["best_step"] else "-"] in lines, "epoch %d in %s" % (epoch, text))
+    true("on %d held-out sequences)" % model["held_out_sequences"] in text, text)
+    true(": KL %.4g before, %.4g after" % (model["first_loss"], model["best_loss"]) in text, text)
+    job = client.run(*submit, "--method", "gptq", "--method", "tune", "--set", "tune_epochs=1", "--set", "end_to_end=true", "--set", "e2e_epochs=1",
+                     "--set", "e2e_lr=0.9", "--wait", "--json").json["id"]
+    true("no epoch lowered the loss" in client.run("report", job).out, "the start is kept")
 
 
 def show_advice(client, daemon, job, text):
@@ -393,5 +444,5 @@ def pages_name_everything():
             equal(set(done.stdout.split()), wanted, "completions of %r (%s)" % (words, done.stderr))
 
 
-main([tour, webhooks, watch_lines, watch_terminal, watch_goes_on_after_a_crash, usage, actions, streams_standard_input,
+main([tour, learning, webhooks, watch_lines, watch_terminal, watch_goes_on_after_a_crash, usage, actions, streams_standard_input,
       continues_calibration, pages_name_everything])
