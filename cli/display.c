@@ -20,7 +20,9 @@
 #define DISPLAY_LAYERS_MAX 4096
 #define DISPLAY_LINE 512
 #define DISPLAY_BAR 40
-#define DISPLAY_STEP 0.1 /* plain lines: say so much progress at least */
+#define DISPLAY_STEP 0.1            /* plain lines: say so much progress at least */
+#define DISPLAY_LEARNING_SECONDS 10 /* plain lines: between two of the same block's steps */
+#define DISPLAY_END_TO_END "learning end to end"
 
 struct display {
     FILE *out;
@@ -32,7 +34,11 @@ struct display {
     double eta;
     int64_t eta_at, elapsed_at; /* when they were said, in ms of the monotonic clock */
     double elapsed;
-    int64_t block, said_block, layers_done, layers_total;
+    int64_t block, layers_done, layers_total;
+    char learning[128];   /* ", step 3 of 40, ..." of what learns now, or nothing */
+    int64_t said_learner; /* the block of the last step that was said, 0: the complete model, -1: none yet */
+    int64_t said_step;
+    double said_at;                    /* by the event's time */
     double errors[DISPLAY_LAYERS_MAX]; /* worst output error of each block */
     char worst[256];
 };
@@ -46,6 +52,7 @@ struct display *display_new(FILE *out, bool live, int columns, bool unicode)
     }
     *display = (struct display){.out = out, .live = live, .columns = columns, .unicode = unicode};
     display->fraction = display->said = display->eta = -1;
+    display->said_learner = -1;
     return display;
 }
 
@@ -155,10 +162,10 @@ static void draw(struct display *display)
                   display->worst[0] != '\0' ? "  worst " : "", display->worst);
     }
     if (display->phase[0] != '\0' && display->block > 0) {
-        draw_line(display, "open    [%s] block %lld: %s", bar_fill(display_open_block(display), width, bar),
-                  (long long)display->block, display->step);
+        draw_line(display, "open    [%s] block %lld: %s%s", bar_fill(display_open_block(display), width, bar),
+                  (long long)display->block, display->step, display->learning);
     } else if (display->phase[0] != '\0') {
-        draw_line(display, "phase   %s", display->phase);
+        draw_line(display, "phase   %s%s", display->phase, display->learning);
     } else if (display->status[0] != '\0') {
         draw_line(display, "status  %s", display->status);
     }
@@ -227,14 +234,56 @@ static void on_status(struct display *display, const json_t *event, const json_t
     }
 }
 
+/* What the event says of a step. The loss is of the step's own sequences, the first of those that all are measured on.
+ */
+static void take_learning(struct display *display, const json_t *tuning)
+{
+    char loss[PRINT_SIZE], first[PRINT_SIZE], rate[16] = "-";
+
+    display->learning[0] = '\0';
+    if (!json_is_object(tuning)) {
+        return;
+    }
+    if (json_is_number(json_object_get(tuning, "rate"))) {
+        snprintf(rate, sizeof(rate), "%.0f%%", 100 * json_number_value(json_object_get(tuning, "rate")));
+    }
+    snprintf(display->learning, sizeof(display->learning), ", step %lld of %lld, loss %s (%s at first), rates %s",
+             (long long)display_number_of(tuning, "step"), (long long)display_number_of(tuning, "steps"),
+             print_number(tuning, "loss", 3, loss), print_number(tuning, "first_loss", 3, first), rate);
+    if (display->block == 0) { /* the phase is that of the evaluation that follows */
+        snprintf(display->phase, sizeof(display->phase), "%s", DISPLAY_END_TO_END);
+    }
+}
+
+/* A line for a step: the first of each block and of the complete model, then a tenth of the steps apart, and some
+ * seconds. */
+static bool learning_is_due(struct display *display, const json_t *event, const json_t *tuning, bool said)
+{
+    int64_t step = display_number_of(tuning, "step"), steps = display_number_of(tuning, "steps");
+    double at = json_number_value(json_object_get(event, "created_at"));
+
+    if (!json_is_object(tuning)) {
+        return false;
+    }
+    bool due = said || display->block != display->said_learner || step < display->said_step ||
+               ((double)(step - display->said_step) >= DISPLAY_STEP * (double)steps &&
+                at - display->said_at >= DISPLAY_LEARNING_SECONDS);
+    if (due) {
+        display->said_learner = display->block;
+        display->said_step = step;
+        display->said_at = at;
+    }
+    return due;
+}
+
 static void on_progress(struct display *display, const json_t *event, const json_t *data)
 {
     const json_t *fraction = json_object_get(data, "fraction"), *eta = json_object_get(data, "eta_seconds");
-    char phase[sizeof(display->phase)], text[PRINT_SIZE], block[64] = "";
+    const json_t *tuning = json_object_get(data, "tuning");
+    char before[sizeof(display->phase)], text[PRINT_SIZE], block[64] = "";
 
-    copy_text(phase, sizeof(phase), data, "phase");
-    bool changed = strcmp(phase, display->phase) != 0;
-    memcpy(display->phase, phase, sizeof(phase));
+    memcpy(before, display->phase, sizeof(before));
+    copy_text(display->phase, sizeof(display->phase), data, "phase");
     copy_text(display->step, sizeof(display->step), data, "step");
     display->fraction = json_is_number(fraction) ? json_number_value(fraction) : display->fraction;
     display->eta = json_is_number(eta) ? json_number_value(eta) : -1;
@@ -243,16 +292,21 @@ static void on_progress(struct display *display, const json_t *event, const json
     display->block = display_number_of(data, "block");
     display->layers_done = display_number_of(data, "layers_done");
     display->layers_total = display_number_of(data, "layers_total");
-    if (display->live || (!changed && display->fraction < display->said + DISPLAY_STEP)) {
+    take_learning(display, tuning);
+    if (display->live) {
         return;
     }
-    display->said = display->fraction;
+    bool due = strcmp(before, display->phase) != 0 || display->fraction >= display->said + DISPLAY_STEP;
+    if (!learning_is_due(display, event, tuning, due) && !due) {
+        return;
+    }
+    display->said = due ? display->fraction : display->said;
     if (display->block > 0) {
         snprintf(block, sizeof(block), ", block %lld of %lld", (long long)display->block,
                  (long long)display->layers_total);
     }
-    say(display, event, "%3.0f%%  %s%s, ETA %s", floor(display->fraction * 100), display->phase, block,
-        print_seconds(display->eta, text));
+    say(display, event, "%3.0f%%  %s%s%s, ETA %s", floor(display->fraction * 100), display->phase, block,
+        display->learning, print_seconds(display->eta, text));
 }
 
 static void on_layer(struct display *display, const json_t *event, const json_t *data)
@@ -277,6 +331,7 @@ static void on_layer(struct display *display, const json_t *event, const json_t 
     display->layers_total = display_number_of(data, "layers_total");
     display->layers_done = layer + 1 > display->layers_done ? layer + 1 : display->layers_done;
     display->block = display->block == layer + 1 ? 0 : display->block; /* it is not open any more */
+    display->learning[0] = '\0';
     double top = 0;
     for (size_t at = 0; at < DISPLAY_LAYERS_MAX; at++) {
         top = display->errors[at] > top ? display->errors[at] : top;

@@ -160,11 +160,26 @@ def blocks_that_learned(client, *submit):
         shown = [str(block["layer"]), "40", str(block["best_step"]), "%.4g" % block["first_loss"], "%.4g" % block["best_loss"],
                  "%.3g" % (block["best_loss"] / block["first_loss"]), "%.3g" % block["seconds"]]
         true(shown in [line.split() for line in text.split("\n")] and block["best_step"] > 0, "%r in %s" % (shown, text))
+    steps_are_lines(client, job, 1)
     true("the mean ratio is %.3g\n" % tuning["loss_ratio"] in text and "no step" not in text and "end_to_end" not in text, text)
     job = client.run(*submit, "--method", "autoround", "--set", "iters=1", "--set", "lr=0.9", "--set", "batch_size=99", "--wait", "--json").json["id"]
     text = client.run("report", job).out
     true("\nno step of 2 of 2 blocks lowered the loss: they keep what gptq solved\n" in text, text)
     true(re.search("\nnote of 2 of 2 blocks: .*has no more", text), "a note is shown once: " + text)
+
+
+def steps_are_lines(client, job, wanted):
+    """Of each learner whose steps events tell, the first one at least; on the complete model it has a phase of its own."""
+    events = [json.loads(line) for line in client.run("watch", job, "--json").out.splitlines()]
+    text, seen = client.run("watch", job, "--lines").out, set()
+    for data in (event["data"] for event in events if event["type"] == "progress"):
+        step, block = data["tuning"], data["block"]
+        if step is not None and block not in seen:
+            seen.add(block)
+            where = "learning end to end" if block is None else "quantizing, block %d of 2" % block
+            true("%s, step %d of %d, loss %.3g (%.3g at first), rates" % (where, step["step"], step["steps"], step["loss"], step["first_loss"]) in text,
+                 "the first step of %r: %s" % (block, text))
+    true(wanted in seen, "events tell steps of %r: %r" % (wanted, events))
 
 
 def model_that_learned(client, *submit):
@@ -176,6 +191,7 @@ def model_that_learned(client, *submit):
     for epoch, point in enumerate(model["curve"], 1):
         true([str(epoch), str(point["step"]), "%.4g" % point["loss"], "%.3g" % (point["loss"] / model["first_loss"]),
               "yes" if point["step"] == model["best_step"] else "-"] in lines, "epoch %d in %s" % (epoch, text))
+    steps_are_lines(client, answer["id"], None)
     true("on %d held-out sequences)" % model["held_out_sequences"] in text, text)
     true(": KL %.4g before, %.4g after" % (model["first_loss"], model["best_loss"]) in text, text)
     job = client.run(*submit, "--method", "gptq", "--method", "tune", "--set", "tune_epochs=1", "--set", "end_to_end=true", "--set", "e2e_epochs=1",

@@ -64,6 +64,96 @@ START_TEST(test_lines)
 }
 END_TEST
 
+struct step_case {
+    const char *phase, *block; /* as JSON has them */
+    double fraction;
+    int at, step, steps; /* steps 0: nothing learns */
+    const char *line;    /* NULL: none is printed */
+};
+
+/* The first step of each block and of the complete model is said, and then each tenth of the steps, 10 seconds apart.
+ */
+static const struct step_case steps[] = {
+    {"quantizing", "1", 0.1, 0, 1, 40,
+     " 10%  quantizing, block 1 of 2, step 1 of 40, loss 0.0125 (0.02 at first), rates 75%"},
+    {"quantizing", "1", 0.1, 5, 9, 40, NULL},
+    {"quantizing", "1", 0.1, 30, 4, 40, NULL},
+    {"quantizing", "1", 0.1, 31, 5, 40, " 10%  quantizing, block 1 of 2, step 5 of 40, loss"},
+    {"quantizing", "2", 0.1, 32, 1, 40, " 10%  quantizing, block 2 of 2, step 1 of 40, loss"},
+    {"quantizing", "2", 0.2, 32, 2, 40, " 20%  quantizing, block 2 of 2, step 2 of 40, loss"},
+    {"evaluating", "null", 0.95, 33, 2, 12,
+     " 95%  learning end to end, step 2 of 12, loss 0.0125 (0.02 at first), rates 75%"},
+    {"evaluating", "null", 0.95, 34, 8, 12, NULL},
+    {"evaluating", "null", 0.95, 43, 9, 12, " 95%  learning end to end, step 9 of 12, loss"},
+    {"evaluating", "null", 0.95, 44, 0, 0, " 95%  evaluating, ETA -"},
+    {"evaluating", "null", 0.95, 60, 0, 0, NULL},
+};
+
+static json_t *step_event(const struct step_case *row)
+{
+    char text[1024], tuning[256] = "null";
+    json_error_t error;
+
+    if (row->steps > 0) {
+        snprintf(tuning, sizeof(tuning),
+                 "{\"step\": %d, \"steps\": %d, \"rate\": 0.75, \"loss\": 0.0125, \"first_loss\": 0.02}", row->step,
+                 row->steps);
+    }
+    snprintf(text, sizeof(text),
+             "{\"type\": \"progress\", \"created_at\": %d, \"data\": {\"phase\": \"%s\", \"step\": \"tuning\", "
+             "\"block\": %s, \"fraction\": %g, \"layers_done\": 0, \"layers_total\": 2, \"tuning\": %s}}",
+             row->at, row->phase, row->block, row->fraction, tuning);
+    json_t *event = json_loads(text, 0, &error);
+    ck_assert_msg(event != NULL, "%s: %s", text, error.text);
+    return event;
+}
+
+START_TEST(test_steps)
+{
+    char *text = NULL;
+    size_t size = 0, before = 0;
+
+    FILE *out = open_memstream(&text, &size);
+    struct display *display = display_new(out, false, 80, false);
+    ck_assert_ptr_nonnull(display);
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++, before = size) {
+        json_t *event = step_event(&steps[i]);
+        display_event(display, event);
+        json_decref(event);
+        if (steps[i].line == NULL) {
+            ck_assert_msg(size == before, "row %zu: %s", i, text + before);
+        } else {
+            ck_assert_msg(size > before && strstr(text + before, steps[i].line) != NULL, "row %zu: %s", i,
+                          text + before);
+        }
+    }
+    display_free(display);
+    fclose(out);
+    free(text);
+}
+END_TEST
+
+START_TEST(test_steps_of_bars)
+{
+    char *text = NULL;
+    size_t size = 0;
+
+    FILE *out = open_memstream(&text, &size);
+    struct display *display = display_new(out, true, 200, false);
+    ck_assert_ptr_nonnull(display);
+    for (size_t i = 0; i < 7; i++) {
+        json_t *event = step_event(&steps[i]);
+        display_event(display, event);
+        json_decref(event);
+    }
+    display_free(display);
+    fclose(out);
+    ck_assert_ptr_nonnull(strstr(text, "block 1: tuning, step 9 of 40, loss 0.0125 (0.02 at first), rates 75%\n"));
+    ck_assert_ptr_nonnull(strstr(text, "phase   learning end to end, step 2 of 12, loss"));
+    free(text);
+}
+END_TEST
+
 /* The text with every "up N and erase" applied, as a terminal would show it. */
 static void apply(const char *text, char *screen, size_t size)
 {
@@ -109,4 +199,4 @@ START_TEST(test_bars)
 }
 END_TEST
 
-UNIT_MAIN("cli_display", test_lines, test_bars)
+UNIT_MAIN("cli_display", test_lines, test_steps, test_steps_of_bars, test_bars)
