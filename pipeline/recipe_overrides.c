@@ -40,13 +40,24 @@ json_t *recipe_merge(const struct quantizer *solver, const json_t *quantization,
     return merged;
 }
 
+/* A parameter of learning, which takes complete blocks. */
+static bool is_learning(const struct quantizer *solver, const struct params_row *row)
+{
+    const struct params_row *own = solver->learning;
+
+    while (own != NULL && own->name != NULL && own != row) {
+        own++;
+    }
+    return own != NULL && own->name != NULL;
+}
+
 /* A parameter of the model and not of a module, by any of its names. */
 static bool is_model_wide(const struct quantizer *solver, const char *key)
 {
     const struct params_row *row = params_find(solver->params, key);
 
     return strcmp(row->name, "modules_to_not_convert") == 0 || strcmp(row->name, "overrides") == 0 ||
-           strcmp(row->name, "kv_cache") == 0 || strcmp(row->name, "mixed_precision") == 0;
+           strcmp(row->name, "kv_cache") == 0 || strcmp(row->name, "mixed_precision") == 0 || is_learning(solver, row);
 }
 
 void recipe_check_part(const struct quantizer *solver, const json_t *item, const char *pointer,
@@ -64,7 +75,8 @@ void recipe_check_part(const struct quantizer *solver, const json_t *item, const
             names_refuse_member(&solver, 1, solver->name, key, at, errors);
         } else if (!own && is_model_wide(solver, key)) {
             validation_add(errors, ERR_UNKNOWN_PARAMETER, at,
-                           "\"%.80s\" applies to the entire model and cannot be part of an override", key);
+                           "\"%.80s\" applies to the entire model and cannot be part of an override or a candidate",
+                           key);
             validation_hint(errors, "give it in \"quantization\" itself");
         }
     }
@@ -193,7 +205,8 @@ void recipe_fill_part(const struct recipe_stage *solver, const json_t *all, json
     {
         const struct params_row *row = params_find(solver->quantizer->params, key);
         const json_t *usual = json_object_get(all, key);
-        if (is_scalar(row) && usual != NULL && !json_equal(usual, value) && params_member(row, item, &name) == NULL) {
+        bool fits = is_scalar(row) && !is_learning(solver->quantizer, row); /* what learns is the request's method */
+        if (fits && usual != NULL && !json_equal(usual, value) && params_member(row, item, &name) == NULL) {
             json_object_set(item, key, value);
         }
     }

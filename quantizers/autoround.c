@@ -10,6 +10,7 @@
 #include "base/err.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #define CHECKS 10  /* measured losses after the first */
 #define HOLDS 32   /* sequences from which on some are held out, since codes overfit what they learn from, */
@@ -118,6 +119,20 @@ static void autoround_tune_cost(const void *values, int64_t sequences, struct tu
     learn_cost(&plan, sequences, out);
 }
 
+/* Rounding to nearest has no descent that moments of outputs could weigh. */
+static void autoround_check(const void *values, const char *pointer, struct validation_errors *errors)
+{
+    char at[192];
+
+    gptq_check(values, pointer, errors);
+    if (autoround_rounds(values) && gptq_output_tokens(autoround_gptq(values)) != 0) {
+        snprintf(at, sizeof(at), "%.150s/output_moments", pointer);
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "\"output_moments\" are for GPTQ's descent, and \"start\": \"rtn\" rounds to nearest");
+        validation_hint(errors, "\"start\": \"gptq\", or leave it out");
+    }
+}
+
 static const char *const recipe_names[] = {
     [RECIPE_LIGHT] = "light", [RECIPE_DEFAULT] = "default", [RECIPE_BEST] = "best", NULL};
 static const char *const start_names[] = {[START_GPTQ] = "gptq", [START_RTN] = "rtn", NULL};
@@ -158,8 +173,9 @@ const struct quantizer quantizer_autoround = {
     .output_tokens = autoround_output_tokens,
     .preset = autoround_preset,
     .params = autoround_params,
+    .learning = autoround_rows,
     .params_size = sizeof(struct autoround_params),
-    .check = gptq_check,
+    .check = autoround_check,
     .scheme = quant_common_scheme,
     .solve = autoround_solve,
     .cost = gptq_cost,

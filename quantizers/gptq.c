@@ -321,22 +321,50 @@ const char *gptq_preset(const void *values)
     }
 }
 
-int gptq_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs, int count)
+/* Whether one order and U are for both. */
+static bool gptq_shares(const struct linear_job *a, const struct linear_job *b)
 {
+    const struct gptq_params *one = a->params, *other = b->params;
+
+    return one->damp_percent == other->damp_percent && one->act_order == other->act_order;
+}
+
+/* jobs[0], and those after it that share with it. */
+static int gptq_solve_sharing(const struct solve_context *context, const struct layer_stats *stats,
+                              struct linear_job *jobs, int count)
+{
+    const struct gptq_params *params = jobs[0].params;
     double start = clock_monotonic_seconds();
     AUTO(gptq_input) struct gptq_input input = {0};
+    int sharing = 0;
 
-    if (count == 0) {
-        return 0;
-    }
-    const struct gptq_params *params = jobs[0].params;
     TRY(quant_tick(context));
     TRY(gptq_input_init(context, stats, jobs[0].name, params->damp_percent, params->act_order, &input));
-    double shared = (clock_monotonic_seconds() - start) / count;
     for (int i = 0; i < count; i++) {
-        TRY(quant_tick(context));
-        TRY(quant_fail(&jobs[i], gptq_solve_linear(&input, &jobs[i])));
-        jobs[i].seconds += shared;
+        sharing += gptq_shares(&jobs[0], &jobs[i]);
+    }
+    double shared = (clock_monotonic_seconds() - start) / sharing;
+    for (int i = 0; i < count; i++) {
+        if (gptq_shares(&jobs[0], &jobs[i])) {
+            TRY(quant_tick(context));
+            TRY(quant_fail(&jobs[i], gptq_solve_linear(&input, &jobs[i])));
+            jobs[i].seconds += shared;
+        }
+    }
+    return 0;
+}
+
+/* Overrides may give linears of one input other damping or another order. */
+int gptq_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs, int count)
+{
+    for (int i = 0; i < count; i++) {
+        bool solved = false;
+        for (int k = 0; k < i && !solved; k++) {
+            solved = gptq_shares(&jobs[k], &jobs[i]);
+        }
+        if (!solved) {
+            TRY(gptq_solve_sharing(context, stats, jobs + i, count - i));
+        }
     }
     return 0;
 }

@@ -107,6 +107,7 @@ const struct quantizer quantizer_qat = {
     .output_tokens = gptq_output_tokens,
     .preset = qat_preset,
     .params = qat_params,
+    .learning = qat_rows,
     .params_size = sizeof(struct qat_params),
     .check = gptq_check,
     .scheme = quant_common_scheme,

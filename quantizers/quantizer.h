@@ -217,6 +217,9 @@ struct quantizer {
      * the defaults are it. */
     const char *(*preset)(const void *params);
     const struct params_row *const *params; /* NULL-terminated list of tables */
+    /* Optional: the table among them that `tune` reads. Complete blocks learn by it, so overrides and candidates
+     * cannot have its rows. */
+    const struct params_row *learning;
     size_t params_size;
     /* Optional cross-field check; adds errors under pointer. */
     void (*check)(const void *params, const char *pointer, struct validation_errors *errors);

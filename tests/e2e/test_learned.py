@@ -91,6 +91,11 @@ def refusals():
         s.refuse("/method/0", "on what another method solved", ["tune", "gptq"])
         s.refuse("/method/0", "learns by itself", ["qat", "tune"])
         s.refuse("/quantization/overrides/0/method", "complete blocks", "gptq", overrides=[{"match": "*down_proj", "method": "qat"}])
+        s.refuse("/quantization/output_moments", "rounds to nearest", "autoround", start="rtn", output_moments=True)
+        for method, member, value in (("autoround", "iters", 9), ("autoround", "start", "rtn"), ("autoround", "recipe", "best"), ("qat", "epochs", 1),
+                                      ("qat", "end_to_end", True)):
+            answer = s.daemon.request("POST", JOBS, json=body(s.model, s.file, method, overrides=[{"match": "*down_proj", member: value}]))
+            equal((answer.status, answer.json["param"]), (400, "/quantization/overrides/0/" + member), "an override of %s" % member)
         answer = s.daemon.request("POST", JOBS, json=body(s.model, s.file, "autoround", iters=-1))
         equal((answer.status, answer.json["param"]), (400, "/quantization/iters"), "a number of steps below 0")
     with tempfile.TemporaryDirectory() as root:

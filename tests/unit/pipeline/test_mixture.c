@@ -206,6 +206,29 @@ START_TEST(candidates_mean_the_same_in_full)
 }
 END_TEST
 
+/* Parameters of learning, whose defaults differ, are none of a candidate's, so its echo does not have them. */
+START_TEST(candidates_of_another_method_that_learns)
+{
+    struct validation_errors errors;
+    struct recipe recipe, again;
+
+    ck_assert_rc_ok(parse("'autoround'",
+                          "{'mixed_precision':{'bits_per_weight':3.5,'candidates':[{'bits':4},{'method':'qat',"
+                          "'bits':2}]}}",
+                          &errors, &recipe));
+    json_t *method = recipe_method_json(&recipe), *full = recipe_parameters_json(&recipe);
+    ck_assert_msg(recipe_parse(method, full, "", "", &errors, &again) == 0, "%s: %s", errors.items[0].param,
+                  errors.items[0].detail);
+    json_t *echo = recipe_parameters_json(&again);
+    ck_assert(json_equal(echo, full));
+    json_decref(echo);
+    json_decref(method);
+    json_decref(full);
+    recipe_deinit(&recipe);
+    recipe_deinit(&again);
+}
+END_TEST
+
 START_TEST(a_choice_is_kept)
 {
     char folder[256];
@@ -241,4 +264,4 @@ START_TEST(a_choice_is_kept)
 END_TEST
 
 UNIT_MAIN("mixture", refusals_name_the_member, budgets_and_formats_are_checked, the_choice_keeps_budget_and_ties,
-          candidates_mean_the_same_in_full, a_choice_is_kept)
+          candidates_mean_the_same_in_full, candidates_of_another_method_that_learns, a_choice_is_kept)

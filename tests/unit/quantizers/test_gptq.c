@@ -239,6 +239,39 @@ START_TEST(beats_rounding_on_correlated_inputs)
 }
 END_TEST
 
+/* Linears of one call get what each would get alone, by its own damping and order. */
+START_TEST(linears_of_one_input_have_their_own_parameters)
+{
+    static const char *const texts[] = {
+        "{\"bits\":3,\"group_size\":64}", "{\"bits\":3,\"group_size\":64,\"damp_percent\":0.3}",
+        "{\"bits\":3,\"group_size\":64,\"act_order\":false}", "{\"bits\":3,\"group_size\":64}"};
+    enum { LINEARS = sizeof(texts) / sizeof(texts[0]) };
+    const struct quantizer *quantizer = quantizer_find("gptq");
+    struct linear_job jobs[LINEARS];
+    void *params[LINEARS];
+    struct problem p;
+    problem_open(&p, N, K);
+    struct solve_context context = context_of(&p.rig, DTYPE_F16);
+    for (int i = 0; i < LINEARS; i++) {
+        params[i] = params_new(quantizer, texts[i]);
+        jobs[i] = job_of(&p.w, params[i]);
+    }
+    ck_assert_rc_ok(quantizer->solve(&context, &p.stats, jobs, LINEARS));
+    for (int i = 0; i < LINEARS; i++) {
+        struct linear_job alone = gptq(&p, texts[i]);
+        ck_assert_same_codes(&jobs[i].result, &alone.result);
+        ck_assert_near(jobs[i].damp_used, alone.damp_used, 0);
+        ck_assert(i == 0 || i == 3 || memcmp(jobs[i].result.codes, jobs[0].result.codes, N * K) != 0);
+        qtensor_deinit(&alone.result);
+    }
+    for (int i = 0; i < LINEARS; i++) {
+        qtensor_deinit(&jobs[i].result);
+        params_free(quantizer, params[i]);
+    }
+    problem_close(&p);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("quantizers/gptq");
@@ -254,6 +287,7 @@ int main(void)
     tcase_add_test(tcase, block_size_hardly_matters);
     tcase_add_test(tcase, act_order_is_a_permutation);
     tcase_add_test(tcase, equal_columns_are_visited_by_index);
+    tcase_add_test(tcase, linears_of_one_input_have_their_own_parameters);
     tcase_add_loop_test(tcase, beats_rounding_on_correlated_inputs, 0, 5);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
