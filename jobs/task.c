@@ -12,6 +12,7 @@
 #include "jobs/blocks.h"
 #include "jobs/machine.h"
 #include "jobs/records.h"
+#include "jobs/tuning_warn.h"
 #include "jobs/worker.h"
 #include "pipeline/check.h"
 #include "pipeline/mixture.h"
@@ -409,6 +410,23 @@ static void learn_rates(const struct task *task, bool complete)
     }
 }
 
+/* What came of learning on blocks and on the complete model. */
+static int warn_learning(struct task *task)
+{
+    AUTO_JSON json_t *blocks = NULL;
+    char text[TUNING_WARNING_SIZE];
+
+    if (recipe_tuner(&task->spec.recipe) == NULL) {
+        return 0;
+    }
+    TRY(store_blocks_list(task->service->store, task->id, &blocks));
+    for (int model = 0; model <= 1; model++) {
+        const char *code = tuning_warning(blocks, &task->spec.recipe, model == 1, text);
+        TRY(code != NULL ? task_warn(task, code, text) : 0);
+    }
+    return 0;
+}
+
 /* The blocks of one rung, as far as they are not there yet, and the evaluation. */
 static int run_rung(struct task *task)
 {
@@ -419,7 +437,7 @@ static int run_rung(struct task *task)
         TRY(go_back(task, 0, "checkpoint_damaged", "a checkpoint file was damaged while the job ran"));
         rc = run_pipeline(task);
     }
-    return rc;
+    return rc != 0 ? rc : warn_learning(task);
 }
 
 int task_run(struct task *task)

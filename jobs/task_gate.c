@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "jobs/metrics.h"
+#include "jobs/tuning_warn.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -155,6 +156,8 @@ static int next_rung(struct task *task, const json_t *outcome)
     int next = task->spec.rung + 1;
 
     drop_warning(task, "evaluation_not_finite");
+    drop_warning(task, tuning_kept_nothing);
+    drop_warning(task, tuning_diverged);
     TRY(commit_outcome(task, outcome, "next_rung", next));
     task->float_model = task->float_saved;
     spec_use_rung(&task->spec, next);

@@ -85,6 +85,30 @@ def post_estimate(s, method):
     return max(phase["device_bytes"] + phase["host_bytes"] for phase in answer.json["memory"]["phases"])
 
 
+def warned():
+    """Learning that comes to nothing says so, with the rates that led there; what learns says nothing."""
+    tuned = {"tune_lr": 1, "end_to_end": True, "e2e_lr": 1, "e2e_epochs": 1}
+    cases = ((["qat"], {"lr": 5, "scale_lr": 0.5}, [("qat gained nothing in 2 of 2 blocks", 'rates are too high: lower "lr" (5, by default 0.002) and "scale_lr" (0.5')]),
+             (["qat"], {"lr": 1e-6, "scale_lr": 0.0005}, [("qat gained nothing in 2 of 2 blocks", 'too small to change what is stored: raise "lr" (1e-06')]),
+             (["autoround"], {"iters": 3, "scale_lr": 1}, [("autoround gained nothing", 'lower "scale_lr" (1, by default 0.001)')]),
+             (["gptq", "tune"], tuned, [("tune gained nothing", 'lower "tune_lr" (1, '), ("end_to_end gained nothing in the complete model", 'lower "e2e_lr" (1, ')]),
+             (["qat"], STEPS["qat"], []),
+             (["gptq", "tune"], {"tune_epochs": 0}, []))
+    with tempfile.TemporaryDirectory() as root, Setting(root) as s:
+        start = s.weights(s.submit("gptq"))
+        for method, more, expected in cases:
+            job = s.submit(method, **more)
+            weights = s.weights(job)
+            warnings = s.daemon.get("%s/%s" % (JOBS, job))["warnings"]
+            equal([warning["code"] for warning in warnings], ["learning_kept_nothing"] * len(expected), "warnings of %r %r: %r" % (method, more, warnings))
+            for warning, (what, why) in zip(warnings, expected):
+                true(warning["message"].startswith(what) and why in warning["message"], "%r and %r in %r" % (what, why, warning))
+            equal(s.daemon.get("%s/%s/report" % (JOBS, job))["warnings"], warnings, "the report's")
+            equal([event["data"] for event in s.daemon.get("%s/%s/events?limit=100" % (JOBS, job))["data"] if event["type"] == "warning"], warnings, "events")
+            if expected:
+                equal(weights, start, "weights that gptq left")
+
+
 def refusals():
     with tempfile.TemporaryDirectory() as root, Setting(root) as s:
         s.refuse("/method", "on what another method solved", "tune")
@@ -169,4 +193,4 @@ def experts():
 
 
 if __name__ == "__main__":
-    main([reports, refusals, killed, end_to_end, experts])
+    main([reports, warned, refusals, killed, end_to_end, experts])

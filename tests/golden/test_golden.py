@@ -60,10 +60,17 @@ ADDED = {"expires_after_seconds", "webhook_id", "sign", "mode", "gate", "targets
          "two_sided_loss", "output_moments", "output_tokens", "end_to_end", "e2e_epochs", "e2e_batch_size", "e2e_lr", "e2e_norm_lr"}
 ADDED_PARAMETERS = {"output_moments", "output_tokens", "end_to_end", "e2e_epochs", "e2e_batch_size", "e2e_lr",
                     "e2e_norm_lr"}  # which manifests have, too
+ADDED_WARNINGS = {"learning_kept_nothing", "learning_diverged"}
 
 
 def digest_json(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_report(report):
+    report = without(report, TIMED | ADDED)
+    report["warnings"] = [warning for warning in report["warnings"] if warning["code"] not in ADDED_WARNINGS]
+    return digest_json(report)
 
 
 def digest_manifest(data, files):
@@ -95,7 +102,7 @@ def digests_of(daemon, job, fixed=None):
     """{file or "report": digest} of a job that has succeeded. fixed: {tensor: bytes} that its one shard is to have."""
     state = wait_job(daemon, job)
     equal(state["status"], "succeeded", "status of the job (error %r)" % state["error"])
-    found = {"report": digest_json(without(daemon.get("%s/%s/report" % (JOBS, job)), TIMED | ADDED))}
+    found = {"report": digest_report(daemon.get("%s/%s/report" % (JOBS, job)))}
     artifact = state["result"]["artifact_id"]
     if artifact is None:
         return found
