@@ -30,19 +30,34 @@ const char *const schema_job_statuses[] = {"awaiting_calibration",
 static const struct schema_row warning_rows[] = {MEMBER(code, STRING), MEMBER(message, STRING), END};
 const struct schema schema_warning = {.name = "Warning", .rows = warning_rows};
 
-static const struct schema_row progress_rows[] = {
-    MEMBER(block, INT, NULLABLE),
-    MEMBER(step, STRING, NULLABLE),
-    MEMBER(fraction, NUMBER, NULLABLE, HELP("0 to 1; never goes back within an attempt.")),
-    MEMBER(layers_done, INT, NULLABLE),
-    MEMBER(layers_total, INT, NULLABLE),
-    MEMBER(modules_done, INT, NULLABLE),
-    MEMBER(modules_total, INT, NULLABLE),
-    MEMBER(tokens_calibrated, INT, NULLABLE),
-    MEMBER(elapsed_seconds, NUMBER, NULLABLE),
-    MEMBER(eta_seconds, INT, NULLABLE),
-    END};
+#define PROGRESS_MEMBERS                                                                                              \
+    MEMBER(block, INT, NULLABLE, HELP("The open one, from 1; null: none is.")),                                       \
+        MEMBER(step, STRING, NULLABLE,                                                                                \
+               HELP("Of a block: loading, calibrating, quantizing, tuning, evaluating; else as the phase, "           \
+                    "or tuning while the complete model learns.")),                                                   \
+        MEMBER(fraction, NUMBER, NULLABLE, HELP("0 to 1; never goes back within an attempt.")),                       \
+        MEMBER(layers_done, INT, NULLABLE), MEMBER(layers_total, INT, NULLABLE), MEMBER(modules_done, INT, NULLABLE), \
+        MEMBER(modules_total, INT, NULLABLE), MEMBER(tokens_calibrated, INT, NULLABLE),                               \
+        MEMBER(elapsed_seconds, NUMBER, NULLABLE), MEMBER(eta_seconds, INT, NULLABLE)
+static const struct schema_row progress_rows[] = {PROGRESS_MEMBERS, END};
 static const struct schema schema_progress = {.name = "Progress", .rows = progress_rows};
+
+#define PHASE_HELP                                                                                           \
+    HELP("loading, measuring, quantizing, evaluating, exporting, signing; null: it does not run. While the " \
+         "complete model learns it is evaluating.")
+static const struct schema_row tuning_step_rows[] = {
+    MEMBER(step, INT, HELP("The last that was made, of a block or of the complete model.")),
+    MEMBER(steps, INT, HELP("Of so many.")),
+    MEMBER(rate, NUMBER, HELP("The share of the learning rates that is left.")),
+    MEMBER(loss, NUMBER, NULLABLE, HELP("Of that step; null: not finite.")),
+    MEMBER(first_loss, NUMBER, NULLABLE, HELP("As it was solved.")),
+    END};
+static const struct schema schema_tuning_step = {.name = "TuningStep", .rows = tuning_step_rows};
+static const struct schema_row progress_event_rows[] = {
+    PROGRESS_MEMBERS, MEMBER(phase, STRING, PHASE_HELP),
+    OBJECT(tuning, schema_tuning_step, NULLABLE, HELP("Null: nothing learns at the time.")), END};
+const struct schema schema_progress_event = {
+    .name = "ProgressEvent", .help = "The data of a progress event.", .rows = progress_event_rows};
 
 static const struct schema_row memory_rows[] = {
     MEMBER(source_bytes, INT),
@@ -174,7 +189,7 @@ static const struct schema_row job_rows[] = {
     MEMBER(method, STRING, HELP("A method, or several joined by \"+\" in the order in which they run.")),
     MEMBER(status, ENUM, .choices = schema_job_statuses),
     MEMBER(status_reason, STRING, NULLABLE),
-    MEMBER(phase, STRING, NULLABLE),
+    MEMBER(phase, STRING, NULLABLE, PHASE_HELP),
     OBJECT(memory, schema_memory, NULLABLE),
     MEMBER(attempt, INT),
     OBJECT(error, schema_job_error, NULLABLE),
@@ -240,7 +255,9 @@ static const struct schema_row event_rows[] = {CONST(object, "event"),
                                                MEMBER(type, ENUM, .choices = event_kinds),
                                                MEMBER(created_at, TIME),
                                                MEMBER(traceparent, STRING, NULLABLE, HELP("As of its job.")),
-                                               MEMBER(data, OBJECT),
+                                               MEMBER(data, OBJECT,
+                                                      HELP("By type: of progress a ProgressEvent, of warning a "
+                                                           "Warning, of layer, gate and others their own.")),
                                                END};
 const struct schema schema_event = {.name = "Event", .rows = event_rows};
 

@@ -376,6 +376,7 @@ static json_t *schemas_of_table(void)
         schema_add(route->answer, components);
     }
     schema_add(&schema_event, components);
+    schema_add(&schema_progress_event, components);
     schema_add(&schema_problem, components);
     schema_add(&schema_webhook_message, components);
     return components;

@@ -59,7 +59,8 @@ extern const struct schema schema_model_request, schema_model, schema_model_list
 extern const struct schema schema_file, schema_file_list, schema_upload, schema_upload_list;
 extern const struct schema schema_job_request, schema_job, schema_job_list, schema_job_change, schema_cancel_request,
     schema_pause_request, schema_retry_request, schema_comparison, schema_calibration;
-extern const struct schema schema_event, schema_event_list, schema_layer, schema_layer_list, schema_report;
+extern const struct schema schema_event, schema_progress_event, schema_event_list, schema_layer, schema_layer_list,
+    schema_report;
 extern const struct schema schema_artifact, schema_artifact_list, schema_verification;
 extern const struct schema schema_mcp_message, schema_mcp_answer;
 extern const struct schema schema_api_key_request, schema_api_key, schema_new_api_key, schema_api_key_list;

@@ -5,6 +5,7 @@ import os
 import tempfile
 
 import checkpoint
+import contract
 import rows
 import test_experts
 from harness import JOBS, NDJSON, NO_MODULES, Daemon, artifact_digests, equal, ids_records, main, post, succeed, true, wait_job, wait_until
@@ -152,6 +153,10 @@ def killed():
             true(all((data["tuning"] is None) == (data["step"] != "tuning") for data in told) and steps, "what learns tells steps: %r" % told)
             for step in steps:
                 true(1 <= step["step"] <= step["steps"] == 90 and 0 < step["rate"] <= 1 and step["loss"] > 0 and step["first_loss"] > 0, "a step: %r" % step)
+            if contract.jsonschema is not None:
+                document = contract.Contract(s.daemon.get("/openapi.json"))
+                for data in told:
+                    equal(document.errors({"$ref": "#/components/schemas/ProgressEvent"}, data), [], "what the document says of %r" % data)
             s.daemon.request("POST", "%s/%s/cancel" % (JOBS, again))
             equal(wait_job(s.daemon, again)["status"], "cancelled", "status")
 
