@@ -174,6 +174,14 @@ static void aqlm_cost(const void *values, const struct quant_shape *shape, struc
     }
 }
 
+static void aqlm_check(const void *values, const char *pointer, struct validation_errors *errors)
+{
+    const struct aqlm_params *params = values;
+
+    quant_base_check(values, pointer, errors);
+    quant_output_check(params->output_moments, params->output_tokens, pointer, errors);
+}
+
 static int64_t aqlm_output_tokens(const void *values)
 {
     const struct aqlm_params *params = values;
@@ -237,7 +245,7 @@ const struct quantizer quantizer_aqlm = {
     .output_tokens = aqlm_output_tokens,
     .params = aqlm_tables,
     .params_size = sizeof(struct aqlm_params),
-    .check = quant_base_check,
+    .check = aqlm_check,
     .scheme = aqlm_scheme,
     .solve = aqlm_solve,
     .cost = aqlm_cost,

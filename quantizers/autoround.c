@@ -122,13 +122,10 @@ static void autoround_tune_cost(const void *values, int64_t sequences, struct tu
 /* Rounding to nearest has no descent that moments of outputs could weigh. */
 static void autoround_check(const void *values, const char *pointer, struct validation_errors *errors)
 {
-    char at[192];
-
     gptq_check(values, pointer, errors);
     if (autoround_rounds(values) && gptq_output_tokens(autoround_gptq(values)) != 0) {
-        snprintf(at, sizeof(at), "%.150s/output_moments", pointer);
-        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "\"output_moments\" are for GPTQ's descent, and \"start\": \"rtn\" rounds to nearest");
+        quant_refuse(errors, pointer, "output_moments",
+                     "\"output_moments\" are for GPTQ's descent, and \"start\": \"rtn\" rounds to nearest");
         validation_hint(errors, "\"start\": \"gptq\", or leave it out");
     }
 }

@@ -110,6 +110,24 @@ void quant_base_check(const void *params, const char *pointer, struct validation
     }
 }
 
+void quant_refuse(struct validation_errors *errors, const char *pointer, const char *name, const char *why)
+{
+    char at[192];
+
+    snprintf(at, sizeof(at), "%.150s/%s", pointer, name);
+    validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s", why);
+}
+
+void quant_output_check(bool output_moments, int64_t output_tokens, const char *pointer,
+                        struct validation_errors *errors)
+{
+    if (!output_moments && output_tokens > 0) {
+        quant_refuse(errors, pointer, "output_tokens",
+                     "\"output_tokens\" are those of \"output_moments\", which is false");
+        validation_hint(errors, "output_moments true, or leave it out");
+    }
+}
+
 void quant_common_check(const void *params, const char *pointer, struct validation_errors *errors)
 {
     quant_base_check(params, pointer, errors);

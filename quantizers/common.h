@@ -31,6 +31,11 @@
                   "compensate for each other."),                                                                     \
         QUANT_ROW(PARAMS_INT, struct_, output_tokens, "0", .min = 0, .max = (double)INT32_MAX,                       \
                   .help = "With output_moments: calibration tokens of that pass, from the first; 0 = all.")
+/* ERR_INCOMPATIBLE_OPTIONS about that member. */
+void quant_refuse(struct validation_errors *errors, const char *pointer, const char *name, const char *why);
+/* output_tokens without output_moments asks for nothing. */
+void quant_output_check(bool output_moments, int64_t output_tokens, const char *pointer,
+                        struct validation_errors *errors);
 /* Output moments come from some thousand tokens: so much of them is kept, O' = kept O + (1 - kept) I, with I rows are
  * independent. */
 #define QUANT_OUTPUT_KEPT 0.85

@@ -369,13 +369,6 @@ int gptq_solve(const struct solve_context *context, const struct layer_stats *st
     return 0;
 }
 
-static void gptq_refuse(struct validation_errors *errors, const char *pointer, const char *name, const char *why)
-{
-    char at[192];
-    snprintf(at, sizeof(at), "%.150s/%s", pointer, name);
-    validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s", why);
-}
-
 void gptq_check(const void *values, const char *pointer, struct validation_errors *errors)
 {
     const struct gptq_params *params = values;
@@ -383,20 +376,21 @@ void gptq_check(const void *values, const char *pointer, struct validation_error
     quant_common_check(values, pointer, errors);
     search_check(&params->common, true, pointer, errors);
     if (params->resweep > 0 && params->common.refine_rounds == 0) {
-        gptq_refuse(errors, pointer, "resweep",
-                    "\"resweep\" sweeps over the grid that refinement left: it needs \"refine_rounds\" of 1 or more");
+        quant_refuse(errors, pointer, "resweep",
+                     "\"resweep\" sweeps over the grid that refinement left: it needs \"refine_rounds\" of 1 or more");
     }
+    quant_output_check(params->output_moments, params->output_tokens, pointer, errors);
     if (params->desc_act) {
-        gptq_refuse(errors, pointer, "desc_act",
-                    "\"desc_act\" is not offered: it regroups columns and needs an index (g_idx) that runtimes drop; "
-                    "\"act_order\" visits columns in the same order and leaves groups in place");
+        quant_refuse(errors, pointer, "desc_act",
+                     "\"desc_act\" is not offered: it regroups columns and needs an index (g_idx) that runtimes drop; "
+                     "\"act_order\" visits columns in the same order and leaves groups in place");
     }
     if (!params->static_groups) {
-        gptq_refuse(errors, pointer, "static_groups",
-                    "\"static_groups\" can only be true: scales are always chosen before the sweep");
+        quant_refuse(errors, pointer, "static_groups",
+                     "\"static_groups\" can only be true: scales are always chosen before the sweep");
     }
     if (!params->true_sequential) {
-        gptq_refuse(
+        quant_refuse(
             errors, pointer, "true_sequential",
             "\"true_sequential\" can only be true: each linear always sees what the quantized ones before it make");
     }

@@ -65,14 +65,6 @@ static int kmeans_scheme(const void *values, int64_t rows, int64_t cols, struct 
     return 0;
 }
 
-static void kmeans_refuse(struct validation_errors *errors, const char *pointer, const char *name, const char *why)
-{
-    char at[192];
-
-    snprintf(at, sizeof(at), "%.150s/%s", pointer, name);
-    validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s", why);
-}
-
 static void kmeans_check(const void *values, const char *pointer, struct validation_errors *errors)
 {
     const struct kmeans_params *params = values;
@@ -81,18 +73,17 @@ static void kmeans_check(const void *values, const char *pointer, struct validat
     quant_base_check(values, pointer, errors);
     if (params->in_group_size == 1) {
         if (params->num_codebooks != 1) {
-            kmeans_refuse(errors, pointer, "num_codebooks", "\"num_codebooks\" above 1 needs an in_group_size above 1");
+            quant_refuse(errors, pointer, "num_codebooks", "\"num_codebooks\" above 1 needs an in_group_size above 1");
         }
         return;
     }
     if (params->outlier_fraction != 0) {
-        kmeans_refuse(errors, pointer, "outlier_fraction",
-                      "\"outlier_fraction\" needs in_group_size 1: outliers can be stored only with tables of values");
+        quant_refuse(errors, pointer, "outlier_fraction",
+                     "\"outlier_fraction\" needs in_group_size 1: outliers can be stored only with tables of values");
     }
     if (bits % params->num_codebooks != 0 || bits / params->num_codebooks > 16) {
-        kmeans_refuse(
-            errors, pointer, "bits",
-            "\"bits\" * in_group_size / num_codebooks are the bits of a code and must be an integer up to 16");
+        quant_refuse(errors, pointer, "bits",
+                     "\"bits\" * in_group_size / num_codebooks are the bits of a code and must be an integer up to 16");
     }
 }
 

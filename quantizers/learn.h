@@ -43,6 +43,9 @@ enum learn_kind { LEARN_LATENTS, LEARN_SCALES, LEARN_NORMS, LEARN_BIASES, LEARN_
         .epochs = (params)->e2e_epochs, .batch = (params)->e2e_batch_size, .scale_lr = (params)->e2e_lr, \
         .table_lr = (params)->e2e_lr, .norm_lr = (params)->e2e_norm_lr, .bias_lr = (params)->e2e_norm_lr \
     }
+/* Members of end_to_end that are other than by default while it is off ask for nothing. tables: the method's. */
+void learn_model_check(const struct params_row *const *tables, const void *values, bool end_to_end, const char *pointer,
+                       struct validation_errors *errors);
 
 /* How steps are made. */
 struct learn_plan {

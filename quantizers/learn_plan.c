@@ -73,3 +73,22 @@ void learn_cost(const struct learn_plan *asked, int64_t sequences, struct tune_c
         .at_once = plan->batch > plan->checked ? plan->batch : plan->checked,
     };
 }
+
+void learn_model_check(const struct params_row *const *tables, const void *values, bool end_to_end, const char *pointer,
+                       struct validation_errors *errors)
+{
+    static const char *const names[] = {"e2e_epochs", "e2e_batch_size", "e2e_lr", "e2e_norm_lr"};
+    json_t *given = end_to_end ? NULL : params_json(tables, values);
+
+    for (size_t i = 0; given != NULL && i < sizeof(names) / sizeof(names[0]); i++) {
+        json_t *usual = json_loads(params_find(tables, names[i])->fallback, JSON_DECODE_ANY, NULL);
+        if (!json_equal(json_object_get(given, names[i]), usual)) {
+            char why[120];
+            snprintf(why, sizeof(why), "\"%s\" is of \"end_to_end\", which is false", names[i]);
+            quant_refuse(errors, pointer, names[i], why);
+            validation_hint(errors, "end_to_end true, or leave it out");
+        }
+        json_decref(usual);
+    }
+    json_decref(given);
+}

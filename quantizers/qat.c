@@ -95,6 +95,18 @@ static const struct params_row qat_rows[] = {
 static const struct params_row *const qat_params[] = {quant_base_rows, quant_common_rows, quant_search_rows,
                                                       gptq_rows,       qat_rows,          NULL};
 
+static void qat_check(const void *values, const char *pointer, struct validation_errors *errors)
+{
+    const struct qat_params *params = values;
+
+    gptq_check(values, pointer, errors);
+    learn_model_check(qat_params, values, params->end_to_end, pointer, errors);
+    if (params->epochs > 0 && params->lr == 0 && params->scale_lr == 0) {
+        quant_refuse(errors, pointer, "lr", "nothing learns with \"lr\" and \"scale_lr\" 0");
+        validation_hint(errors, "epochs 0, which leaves GPTQ's result as it is, or a rate above 0");
+    }
+}
+
 const struct quantizer quantizer_qat = {
     .name = "qat",
     .title = "Block-wise training",
@@ -109,7 +121,7 @@ const struct quantizer quantizer_qat = {
     .params = qat_params,
     .learning = qat_rows,
     .params_size = sizeof(struct qat_params),
-    .check = gptq_check,
+    .check = qat_check,
     .scheme = quant_common_scheme,
     .solve = gptq_solve,
     .cost = gptq_cost,

@@ -82,6 +82,21 @@ static const struct params_row tuning_rows[] = {
 
 static const struct params_row *const tuning_params[] = {tuning_rows, NULL};
 
+static void tuning_check(const void *values, const char *pointer, struct validation_errors *errors)
+{
+    const struct tuning_params *params = values;
+    bool any = params->tune_scales || params->tune_tables || params->tune_norms || params->tune_biases;
+
+    learn_model_check(tuning_params, values, params->end_to_end, pointer, errors);
+    if (params->tune_epochs > 0 && (!any || params->tune_lr == 0)) {
+        quant_refuse(errors, pointer, any ? "tune_lr" : "tune_scales",
+                     any ? "nothing learns with \"tune_lr\" 0"
+                         : "nothing learns with \"tune_scales\", \"tune_tables\", \"tune_norms\" and \"tune_biases\" "
+                           "false");
+        validation_hint(errors, "tune_epochs 0, which leaves blocks as they were solved");
+    }
+}
+
 const struct quantizer quantizer_tune = {
     .name = "tune",
     .title = "Tuning",
@@ -90,6 +105,7 @@ const struct quantizer quantizer_tune = {
             "fine-tuning: Egiazarian et al. 2024, arXiv 2401.06118). Needs calibration data.",
     .params = tuning_params,
     .params_size = sizeof(struct tuning_params),
+    .check = tuning_check,
     .tune = tuning_tune,
     .tune_cost = tuning_tune_cost,
     .tune_model = tuning_tune_model,

@@ -121,6 +121,17 @@ def refusals():
                                       ("qat", "end_to_end", True)):
             answer = s.daemon.request("POST", JOBS, json=body(s.model, s.file, method, overrides=[{"match": "*down_proj", member: value}]))
             equal((answer.status, answer.json["param"]), (400, "/quantization/overrides/0/" + member), "an override of %s" % member)
+        nothing = {"tune_scales": False, "tune_tables": False, "tune_norms": False, "tune_biases": False}
+        s.refuse("/quantization/e2e_epochs", "which is false", "qat", e2e_epochs=8)
+        s.refuse("/quantization/e2e_norm_lr", "which is false", ["gptq", "tune"], e2e_norm_lr=0.01)
+        s.refuse("/quantization/output_tokens", "which is false", "gptq", output_tokens=512)
+        answer = s.daemon.request("POST", JOBS, json={**body(s.model, s.file, "aqlm"), "quantization": {"output_tokens": 512}, "output": {"format": "aqlm"}})
+        equal((answer.status, answer.json["errors"][0]["param"]), (422, "/quantization/output_tokens"), "tokens of no pass (%r)" % answer.json)
+        s.refuse("/quantization/lr", "nothing learns", "qat", lr=0, scale_lr=0)
+        s.refuse("/quantization/tune_lr", "nothing learns", ["gptq", "tune"], tune_lr=0)
+        s.refuse("/quantization/tune_scales", "nothing learns", ["gptq", "tune"], **nothing)
+        for method, more in (("qat", {"lr": 0, "scale_lr": 0, "epochs": 0, "e2e_epochs": 4}), (["gptq", "tune"], {"tune_epochs": 0, **nothing})):
+            s.submit(method, **more)
         answer = s.daemon.request("POST", JOBS, json=body(s.model, s.file, "autoround", iters=-1))
         equal((answer.status, answer.json["param"]), (400, "/quantization/iters"), "a number of steps below 0")
     with tempfile.TemporaryDirectory() as root:
