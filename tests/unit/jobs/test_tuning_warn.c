@@ -78,8 +78,8 @@ START_TEST(kept_nothing)
                    "the last is 1.02 times it at most), so that the blocks' own loss has little left to gain");
     expect_warning("['gptq','tune']", "{'end_to_end':true,'e2e_lr':1}", rose, true, tuning_kept_nothing,
                    "end_to_end gained nothing in the complete model, stored as it was before", "lower \"e2e_lr\" (1,");
-    expect_warning("'qat'", "{}", "[{'best_step':0,'note':'the loss is not finite'}]", false,
-                   tuning_kept_nothing, "qat gained", "not finite before the first step");
+    expect_warning("'qat'", "{}", "[{'best_step':0,'note':'the loss is not finite'}]", false, tuning_kept_nothing,
+                   "qat gained", "not finite before the first step");
     expect_warning("'qat'", "{}", "[" NOTED("null", "0", "the loss was not finite twice") "]", false,
                    tuning_kept_nothing, "qat gained", "not finite any more, so rates are too high");
 }
