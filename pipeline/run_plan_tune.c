@@ -73,7 +73,8 @@ static bool end_sets_of(const struct run_load *load, struct end_sets *out)
     }
     int64_t held = end_to_end_held(load->sequences), learned = load->sequences - (load->sequences > 1 ? held : 0);
     int64_t batch = plan.batch < learned ? plan.batch : learned;
-    double steps = (double)(plan.epochs * (learned / batch)), measured = (double)(plan.epochs + 1);
+    int64_t batches = learned / batch;
+    double steps = (double)(plan.epochs * batches), measured = (double)(plan.epochs + 1);
     *out = (struct end_sets){.held = held,
                              .learned = learned,
                              .batch = batch,
