@@ -25,6 +25,7 @@
 #define DELIVERIES_EACH 2
 #define DELIVERIES_LOOK (4 * DELIVERIES_SLOTS) /* read at a time: some of them are on their way, or have to wait */
 #define WAIT_MS_MAX 60000                      /* a clock that is set meanwhile is noticed */
+#define IDLE_MS 600000                         /* nothing is pending */
 #define RETRY_MS 5000                          /* after the store failed */
 #define SENDER_FAILED_MS 1000
 
@@ -188,14 +189,15 @@ static void take_due(struct run *run)
     struct delivery_row *row;
 
     atomic_store(&run->service->deliveries.news, false);
-    run->look_ms = clock_monotonic_ms() + WAIT_MS_MAX;
+    run->look_ms = clock_monotonic_ms() + IDLE_MS;
     if (store_delivery_due(run->service->store, clock_unix_seconds(), DELIVERIES_EACH, DELIVERIES_LOOK, &list) != 0) {
         deliveries_failed(run, "messages to webhooks were not read");
         return;
     }
     if (list.next_at != 0) {
         int64_t wait = list.next_at - clock_unix_seconds();
-        run->look_ms = wait * 1000 < WAIT_MS_MAX ? clock_monotonic_ms() + (wait > 0 ? wait * 1000 : 0) : run->look_ms;
+        wait = wait < 0 ? 0 : wait < WAIT_MS_MAX / 1000 ? wait * 1000 : WAIT_MS_MAX;
+        run->look_ms = clock_monotonic_ms() + wait;
     }
     for (size_t i = 0; i < list.count && run->count < DELIVERIES_SLOTS; i++) {
         if (!has_place(run, &list.rows[i]) || on_its_way(run, list.rows[i].id) || mem_new(&row) != 0) {
@@ -212,7 +214,7 @@ static int wait_ms(const struct run *run, int64_t stop)
     int64_t until = stop != 0 ? stop : run->look_ms;
     int64_t wait = until - clock_monotonic_ms();
 
-    return wait < 0 ? 0 : wait > WAIT_MS_MAX ? WAIT_MS_MAX : (int)wait;
+    return wait < 0 ? 0 : wait > IDLE_MS ? IDLE_MS : (int)wait;
 }
 
 static void *deliveries_main(void *data)

@@ -318,6 +318,7 @@ int service_job_create(struct service *service, const struct principal *who, con
     }
     TRY(submission_read(service, who, body, &submission, errors));
     TRY(create_checked(service, who, &submission, errors, job));
+    sweep_wake(&service->sweep);
     supervisor_wake(service);
     return 0;
 }

@@ -1,8 +1,9 @@
 /* The supervisor's thread, from the device that it opens to the last attempt that it runs.
  *
- * It sleeps until a job is made or completed, and looks by itself every few seconds, since a wake-up is only a hint:
- * the queue is the store. Everything that it writes about a job carries the fence of its claim; when the store refuses
- * a write, the job has moved on and is no longer the supervisor's. */
+ * It sleeps until a job is made or completed, and looks by itself as well, since a wake-up is only a hint: after a few
+ * seconds, then after four times as long each time, so that an idle daemon sleeps. The queue is the store. Everything
+ * that it writes about a job carries the fence of its claim; when the store refuses a write, the job has moved on and
+ * is no longer the supervisor's. */
 
 #include "jobs/service.h"
 
@@ -20,7 +21,7 @@
 #include <string.h>
 #include <time.h>
 
-#define POLL_MS 5000
+#define POLL_MS 5000 /* the first look without a wake-up */
 #define STORE_RETRY_MS 1000
 #define BACKOFF_MS_MAX 30000
 #define GARBAGE_EVERY_MS 600000
@@ -35,8 +36,8 @@ static int64_t default_budget(void)
     return memory.available / 4 > BUDGET_MIN ? memory.available / 4 : BUDGET_MIN;
 }
 
-/* Until there is work, the daemon drains, or the time is over. */
-static void wait_for_work(struct service *service, int64_t timeout_ms)
+/* Until there is work, the daemon drains, or the time is over. True: there is work. */
+static bool wait_for_work(struct service *service, int64_t timeout_ms)
 {
     int64_t until = clock_monotonic_ms() + timeout_ms;
     const struct timespec limit = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
@@ -46,8 +47,10 @@ static void wait_for_work(struct service *service, int64_t timeout_ms)
     while (!service->supervisor.work && !service_draining(service) && expired == 0) {
         expired = pthread_cond_timedwait(&service->supervisor.wake, &service->supervisor.lock, &limit);
     }
+    bool work = service->supervisor.work;
     service->supervisor.work = false;
     pthread_mutex_unlock(&service->supervisor.lock);
+    return work;
 }
 
 /* Not even for new work: only a drain ends it early. */
@@ -125,7 +128,7 @@ static void run_job(struct service *service, const struct job_row *row)
 static void *supervisor_main(void *data)
 {
     struct service *service = data;
-    int64_t swept_ms = clock_monotonic_ms();
+    int64_t swept_ms = clock_monotonic_ms(), poll_ms = POLL_MS;
 
     while (!service_draining(service)) {
         struct job_row row;
@@ -137,6 +140,7 @@ static void *supervisor_main(void *data)
         if (rc == 0) {
             run_job(service, &row);
             job_row_deinit(&row);
+            poll_ms = POLL_MS;
             continue;
         }
         if (rc != ERR_NOT_FOUND) {
@@ -148,7 +152,8 @@ static void *supervisor_main(void *data)
             service_collect_garbage(service);
             swept_ms = clock_monotonic_ms();
         }
-        wait_for_work(service, POLL_MS);
+        bool work = wait_for_work(service, poll_ms);
+        poll_ms = work ? POLL_MS : poll_ms < GARBAGE_EVERY_MS / 4 ? 4 * poll_ms : GARBAGE_EVERY_MS;
     }
     pthread_mutex_lock(&service->supervisor.lock);
     service->supervisor.returned = true;

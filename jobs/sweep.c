@@ -1,4 +1,7 @@
-/* Expiry and retention. Everything is decided by times in the store, so that a restart changes nothing. */
+/* Expiry and retention. Everything is decided by times in the store, so that a restart changes nothing.
+ *
+ * The thread sleeps until the first job that waits expires, or until retention is due, and is woken by each new job: an
+ * idle daemon wakes up a few times an hour. */
 
 #include "jobs/sweep.h"
 
@@ -11,8 +14,10 @@
 #include <string.h>
 #include <time.h>
 
-#define SWEEP_MS 1000            /* between looks for jobs that expire */
-#define RETENTION_EVERY_MS 60000 /* between looks for what has been kept for long enough */
+#define SWEEP_MS 1000              /* at least, between looks for jobs that expire */
+#define SWEEP_MS_MAX 600000        /* at most: a clock that is set meanwhile is noticed */
+#define RETENTION_MS_MIN 60000     /* between looks for what has been kept for long enough: */
+#define RETENTION_PART (1000 / 60) /* a sixtieth of the time, so many milliseconds a second */
 #define SWEEP_PAGE 100
 
 static bool stopping(struct sweep *sweep)
@@ -23,17 +28,25 @@ static bool stopping(struct sweep *sweep)
     return stop;
 }
 
-/* False: there is nothing more to do. */
-static bool sweep_wait(struct sweep *sweep)
+static struct timespec sweep_limit(int64_t until_ms)
 {
-    int64_t until = clock_monotonic_ms() + SWEEP_MS;
-    const struct timespec limit = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
+    return (struct timespec){.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
+}
+
+/* Until the time, or until there is news, but SWEEP_MS at least. False: there is nothing more to do. */
+static bool sweep_wait(struct sweep *sweep, int64_t until_ms)
+{
+    const struct timespec least = sweep_limit(clock_monotonic_ms() + SWEEP_MS), limit = sweep_limit(until_ms);
     int expired = 0;
 
     pthread_mutex_lock(&sweep->lock);
-    while (!sweep->stop && expired == 0) {
+    while (!sweep->stop && !sweep->news && expired == 0) {
         expired = pthread_cond_timedwait(&sweep->wake, &sweep->lock, &limit);
     }
+    for (expired = 0; !sweep->stop && expired == 0;) {
+        expired = pthread_cond_timedwait(&sweep->wake, &sweep->lock, &least);
+    }
+    sweep->news = false;
     bool stop = sweep->stop;
     pthread_mutex_unlock(&sweep->lock);
     return !stop;
@@ -68,9 +81,12 @@ static int expire_job(struct service *service, const struct job_row *row, bool *
 {
     static const struct job_change change = {.fence = -1, .reason = "its calibration did not become complete in time"};
     int64_t after = json_integer_value(json_object_get(row->request, "expires_after_seconds"));
+    int64_t left = row->created_at + after - clock_unix_seconds();
 
     (void)more;
-    if (after <= 0 || clock_unix_seconds() < row->created_at + after) {
+    if (after <= 0 || left > 0) {
+        int64_t at = after > 0 && left < SWEEP_MS_MAX / 1000 ? clock_monotonic_ms() + left * 1000 : INT64_MAX;
+        service->sweep.look_ms = at < service->sweep.look_ms ? at : service->sweep.look_ms;
         return 0;
     }
     int rc = job_move(service->store, row->id, JOB_EXPIRE, &change, NULL);
@@ -247,17 +263,35 @@ static void sweep_retained(struct service *service)
     }
 }
 
+/* What is kept for a week need not go in the minute in which the week ends. */
+static int64_t retention_every_ms(const struct retention *retention)
+{
+    const int64_t seconds[] = {retention->jobs, retention->artifacts, retention->checkpoints, retention->deliveries,
+                               retention->uploads};
+    int64_t every = SWEEP_MS_MAX;
+
+    for (size_t i = 0; i < sizeof(seconds) / sizeof(seconds[0]); i++) {
+        if (seconds[i] > 0 && seconds[i] < every / RETENTION_PART) {
+            every = seconds[i] * RETENTION_PART;
+        }
+    }
+    return every > RETENTION_MS_MIN ? every : RETENTION_MS_MIN;
+}
+
 static void *sweep_main(void *data)
 {
     struct service *service = data;
-    int64_t kept_ms = clock_monotonic_ms() - RETENTION_EVERY_MS;
+    struct sweep *sweep = &service->sweep;
+    int64_t every = retention_every_ms(&sweep->retention), retain_ms = clock_monotonic_ms();
 
-    while (sweep_wait(&service->sweep)) {
-        told(each_job(service, STATUS_AWAITING_CALIBRATION, expire_job), "jobs that wait");
-        if (clock_monotonic_ms() - kept_ms >= RETENTION_EVERY_MS) {
+    sweep->look_ms = retain_ms;
+    while (sweep_wait(sweep, sweep->look_ms)) {
+        if (clock_monotonic_ms() >= retain_ms) {
             sweep_retained(service);
-            kept_ms = clock_monotonic_ms();
+            retain_ms = clock_monotonic_ms() + every;
         }
+        sweep->look_ms = retain_ms;
+        told(each_job(service, STATUS_AWAITING_CALIBRATION, expire_job), "jobs that wait");
     }
     return NULL;
 }
@@ -283,6 +317,14 @@ int sweep_start(struct service *service)
     }
     sweep->started = true;
     return 0;
+}
+
+void sweep_wake(struct sweep *sweep)
+{
+    pthread_mutex_lock(&sweep->lock);
+    sweep->news = true;
+    pthread_cond_broadcast(&sweep->wake);
+    pthread_mutex_unlock(&sweep->lock);
 }
 
 void sweep_stop(struct sweep *sweep)

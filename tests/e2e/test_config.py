@@ -138,5 +138,23 @@ def port_in_use_is_refused():
         true("quantd:" in outcome.stderr, "it says why: %r" % outcome.stderr)
 
 
+def wake_ups(pid):
+    tasks, total = "/proc/%d/task" % pid, 0
+    for task in os.listdir(tasks):
+        with open("%s/%s/status" % (tasks, task)) as file:
+            total += next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
+    return total
+
+
+def idle_daemon_sleeps():
+    """Nothing wakes up once the first look for work after the start is done; the next is after five seconds."""
+    with Daemon() as daemon:
+        daemon.request("GET", "/livez")
+        time.sleep(1.5)
+        before = wake_ups(daemon.process.pid)
+        time.sleep(2)
+        true(wake_ups(daemon.process.pid) - before <= 1, "an idle daemon wakes up: %d times" % (wake_ups(daemon.process.pid) - before))
+
+
 main([version_and_help, bad_options_are_refused, remote_addresses_need_a_word, old_libraries_stay_at_home, file_faults_name_their_line, precedence,
-      starts_from_a_file, second_daemon_is_refused, port_in_use_is_refused])
+      starts_from_a_file, second_daemon_is_refused, port_in_use_is_refused, idle_daemon_sleeps])
