@@ -75,7 +75,7 @@ static int cuda_probe(char *reason, size_t size)
     }
     for (int i = 0; i < count; i++) { /* one is enough; each is checked again when it is opened */
         if (capability(i) >= CAPABILITY_LEAST) {
-            return 100;
+            return cublas_open(reason, size) ? 100 : 0;
         }
     }
     snprintf(reason, size, "no device has compute capability 8.0 or more");

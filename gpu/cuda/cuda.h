@@ -60,6 +60,8 @@ struct gpu_event {
 int cuda_ok(struct gpu_device *device, int status, const char *what);
 /* The same without a record, for what cannot fail: false for success. */
 bool cuda_failed(struct gpu_device *device, int status);
+/* Before the first call of cuBLASLt, by the probe. False: it is not here, and why. */
+bool cublas_open(char *reason, size_t size);
 int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what);
 /* Make the device current and refuse when it is lost. First call of every operation. */
 int cuda_begin(struct gpu_device *device);
