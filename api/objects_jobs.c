@@ -130,6 +130,7 @@ static const struct schema_row job_calibration_rows[] = {
     MEMBER(add_special_tokens, BOOL),
     MEMBER(packing, BOOL),
     MEMBER(shuffle, BOOL),
+    MEMBER(report_tokens, INT, HELP("That errors are measured on where codes depend on no inputs; 0: all.")),
     MEMBER(records, INT, NULLABLE, HELP("Accepted so far: where an upload goes on.")),
     MEMBER(tokens, INT, NULLABLE),
     MEMBER(sequences, INT, NULLABLE),
@@ -307,8 +308,13 @@ static const struct schema_row totals_rows[] = {MEMBER(modules, INT),
 static const struct schema schema_totals = {.name = "Totals", .rows = totals_rows};
 
 static const struct schema_row report_calibration_rows[] = {
-    MEMBER(records, INT, NULLABLE),   MEMBER(tokens, INT, NULLABLE),          MEMBER(digest, DIGEST, NULLABLE),
-    MEMBER(sequences, INT, NULLABLE), MEMBER(sequence_length, INT, NULLABLE), END};
+    MEMBER(records, INT, NULLABLE),
+    MEMBER(tokens, INT, NULLABLE),
+    MEMBER(digest, DIGEST, NULLABLE),
+    MEMBER(sequences, INT, NULLABLE),
+    MEMBER(sequence_length, INT, NULLABLE),
+    MEMBER(report_tokens, INT, NULLABLE, HELP("That output errors were measured on; null: none was measured.")),
+    END};
 static const struct schema schema_report_calibration = {.name = "ReportCalibration", .rows = report_calibration_rows};
 
 static const struct schema_row report_rows[] = {

@@ -110,7 +110,7 @@ int job_plan_make(const struct service *service, const struct job_spec *spec, co
 {
     const struct run_load load = {.recipe = &spec->recipe,
                                   .format = spec->format,
-                                  .sequences = sets->sequences,
+                                  .sequences = spec_passing_sequences(spec, sets->sequences, sets->length),
                                   .length = sets->length,
                                   .eval_sequences = sets->eval_sequences,
                                   .eval_length = sets->eval_length,

@@ -112,6 +112,21 @@ static json_t *rows_mean(const json_t *rows, const char *key)
     return parameters > 0 ? json_real(sum / parameters) : json_null();
 }
 
+json_t *rows_measured_tokens(const json_t *rows)
+{
+    json_int_t most = 0;
+    size_t i;
+    json_t *row;
+
+    json_array_foreach((json_t *)rows, i, row)
+    {
+        json_int_t tokens = json_integer_value(json_object_get(row, "tokens"));
+        bool measured = json_is_number(json_object_get(row, "output_relative_mse"));
+        most = measured && tokens > most ? tokens : most;
+    }
+    return most > 0 ? json_integer(most) : json_null();
+}
+
 json_t *rows_totals(const json_t *rows)
 {
     double parameters = 0;

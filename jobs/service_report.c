@@ -61,15 +61,15 @@ static json_t *totals_of(const struct job_row *row, const json_t *layers)
     return totals;
 }
 
-static json_t *calibration_of(const struct job_row *row)
+static json_t *calibration_of(const struct job_row *row, const json_t *layers)
 {
     const struct job_records *found = &row->calibration;
     bool made = found->digest != NULL;
 
-    return json_pack("{s:I, s:I, s:s?, s:o, s:o}", "records", (json_int_t)found->records, "tokens",
-                     (json_int_t)found->tokens, "digest", found->digest, "sequences",
-                     made ? json_integer(found->sequences) : json_null(), "sequence_length",
-                     made ? json_integer(found->sequence_length) : json_null());
+    return json_pack(
+        "{s:I, s:I, s:s?, s:o, s:o, s:o}", "records", (json_int_t)found->records, "tokens", (json_int_t)found->tokens,
+        "digest", found->digest, "sequences", made ? json_integer(found->sequences) : json_null(), "sequence_length",
+        made ? json_integer(found->sequence_length) : json_null(), "report_tokens", rows_measured_tokens(layers));
 }
 
 /* Where the result was made; before there is one, where this daemon would make it. */
@@ -114,7 +114,7 @@ static json_t *compose(const struct service *service, const struct job_row *row,
         "object", "quantization.report", "version", REPORT_VERSION, "job_id", row->id, "status",
         job_status_name(row->status), "method", row->method, "mode", view_mode(row->request), "request", row->request,
         "environment", environment_of(service, row), "totals", totals_of(row, layers), "evaluation", evaluation_of(row),
-        "gate", view_gate(row), "calibration", calibration_of(row), "mixed_precision",
+        "gate", view_gate(row), "calibration", calibration_of(row, layers), "mixed_precision",
         member_or_null(row->result, "mixed_precision"), "kv_cache", analysis_scales(blocks), "analysis",
         analysis_report(blocks), "tuning", tuning_report(blocks), "anatomy", anatomy_report(layers, suggestions),
         "suggestions", member_or_null(row->result, "suggestions"), "warnings",

@@ -44,6 +44,9 @@ static const struct params_row calibration_rows[] = {
     ROW(PARAMS_BOOL, spec_calibration, packing, "true",
         .help = "Lay records end to end and cut; else one window a record, shorter records dropped."),
     ROW(PARAMS_BOOL, spec_calibration, shuffle, "true", .help = "Draw records in an order given by seed."),
+    ROW(PARAMS_INT, spec_calibration, report_tokens, "1024", .min = 0, .max = 1e12,
+        .help = "Tokens, in complete sequences spread over the set, that the report's output errors are measured on "
+                "where no code and no scale depends on inputs; 0 = all. Other jobs use all."),
     {.name = NULL},
 };
 
@@ -401,6 +404,17 @@ int64_t spec_sequence_length(const struct job_spec *spec, const struct model_con
         return spec->calibration.sequence_length;
     }
     return config->max_position > 0 && config->max_position < 2048 ? config->max_position : 2048;
+}
+
+int64_t spec_passing_sequences(const struct job_spec *spec, int64_t sequences, int64_t length)
+{
+    int64_t tokens = spec->calibration.report_tokens;
+
+    if (tokens == 0 || length < 1 || !recipe_data_free(&spec->recipe)) {
+        return sequences;
+    }
+    int64_t wanted = tokens / length + (tokens % length != 0);
+    return wanted < sequences ? wanted : sequences;
 }
 
 json_t *spec_schema(void)

@@ -24,6 +24,7 @@ struct spec_calibration {
     char text_field[64];
     bool add_special_tokens;
     bool packing, shuffle;
+    int64_t report_tokens; /* that errors are measured on where codes need none; 0 = all */
 };
 
 struct spec_evaluation {
@@ -96,6 +97,10 @@ bool spec_has_calibration(const struct job_spec *spec);
 enum model_reading spec_reading(const struct job_spec *spec);
 /* Calibration sequence length once the model is known. */
 int64_t spec_sequence_length(const struct job_spec *spec, const struct model_config *config);
+
+/* Sequences of a calibration set of so many that pass through the model: all of them where codes or scales depend on
+ * inputs, else as many as have report_tokens. */
+int64_t spec_passing_sequences(const struct job_spec *spec, int64_t sequences, int64_t length);
 
 /* What PATCH changes. */
 struct spec_change {

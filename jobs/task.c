@@ -54,6 +54,9 @@ static int task_read_row(struct task *task, const struct job_row *row)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
     TRY(spec_parse(row->request, &errors, &task->spec));
+    if (json_object_get(json_object_get(row->request, "calibration"), "report_tokens") == NULL) {
+        task->spec.calibration.report_tokens = 0; /* of a version that measured on all */
+    }
     return task_gate_read(task, row);
 }
 
@@ -329,7 +332,12 @@ int task_prepare(struct task *task, struct service *service, const struct job_ro
     return rc != 0 ? err_pass(rc, "prepare") : 0;
 }
 
-static int run_pipeline(struct task *task)
+int64_t task_passing_sequences(const struct task *task)
+{
+    return spec_passing_sequences(&task->spec, task->calibration.sequences, task->calibration.length);
+}
+
+static int run_pipeline(struct task *task, const struct calibration_set *calibration)
 {
     int64_t budget = task->spec.resources.host_memory_bytes;
     const struct gate *gate = &task->spec.gate;
@@ -338,7 +346,7 @@ static int run_pipeline(struct task *task)
         .format = task->spec.format,
         .model = task->model,
         .directory = task->directory,
-        .calibration = task->calibration.sequences > 0 ? &task->calibration : NULL,
+        .calibration = calibration,
         .evaluation = task->evaluation.sequences > 0 ? &task->evaluation : NULL,
         .generation = {.prompts = gate->generates ? gate->prompts : 0,
                        .prompt_tokens = gate->prompt_tokens,
@@ -353,6 +361,22 @@ static int run_pipeline(struct task *task)
         .receiver = task,
     };
     return worker_run(task->service, &task->device, &pipeline);
+}
+
+/* By the rung's own part of the calibration set. */
+static int run_passes(struct task *task)
+{
+    const struct calibration_set *all = &task->calibration;
+    struct calibration_set sample = {0};
+    int64_t passing = task_passing_sequences(task);
+
+    if (passing == all->sequences) {
+        return run_pipeline(task, passing > 0 ? all : NULL);
+    }
+    TRY(calibration_set_sample(all, passing, &sample));
+    int rc = run_pipeline(task, &sample);
+    calibration_set_deinit(&sample);
+    return rc;
 }
 
 /* Blocks from `from` on are no longer what was committed, or of another build: they are solved again. */
@@ -431,11 +455,11 @@ static int warn_learning(struct task *task)
 static int run_rung(struct task *task)
 {
     TRY(keep_usable(task));
-    int rc = run_pipeline(task);
+    int rc = run_passes(task);
     if (rc == ERR_SOURCE_CORRUPT && task->block_count > 0) {
         log_err(LOG_WARN, "checkpoint damaged, starting over", task->id);
         TRY(go_back(task, 0, "checkpoint_damaged", "a checkpoint file was damaged while the job ran"));
-        rc = run_pipeline(task);
+        rc = run_passes(task);
     }
     return rc != 0 ? rc : warn_learning(task);
 }

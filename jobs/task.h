@@ -67,6 +67,8 @@ int task_look_up_blocks(struct task *task);
 /* Pipeline, export, publication. 0 = the job is succeeded. */
 int task_run(struct task *task);
 void task_deinit(struct task *task);
+/* Of the calibration set: those that pass through the model. */
+int64_t task_passing_sequences(const struct task *task);
 
 /* --- task_ingest.c */
 /* A file of records. */

@@ -101,7 +101,7 @@ struct job_progress task_progress(const struct task *task)
         .layers_total = task->layers_total,
         .modules_done = task->modules_done,
         .modules_total = task->modules_total,
-        .tokens_calibrated = task->calibration.sequences * task->calibration.length,
+        .tokens_calibrated = task_passing_sequences(task) * task->calibration.length,
         .elapsed_seconds = round(elapsed(task) * 1e3) / 1e3,
         .eta_seconds = known ? (int64_t)ceil(left) : 0,
         .estimated_finish_at = known ? clock_unix_seconds() + (int64_t)ceil(left) : 0,

@@ -166,6 +166,9 @@ static json_t *view_calibration(const struct job_row *row)
     if (calibration == NULL) {
         return json_null();
     }
+    if (json_object_get(calibration, "report_tokens") == NULL) {
+        json_object_set_new(calibration, "report_tokens", json_integer(0)); /* of a version that measured on all */
+    }
     json_object_set_new(calibration, "records", json_integer(found->records));
     json_object_set_new(calibration, "tokens", json_integer(found->tokens));
     json_object_set_new(calibration, "sequences", found->digest != NULL ? json_integer(found->sequences) : json_null());

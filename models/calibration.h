@@ -97,4 +97,6 @@ int calibration_set_load(const char *path, int64_t records, int64_t bytes, const
                          struct calibration_set *out);
 /* Move the last `count` sequences of set into tail (an evaluation set held out of the calibration set). */
 int calibration_set_split(struct calibration_set *set, int64_t count, struct calibration_set *tail);
+/* Copy `count` sequences, 1 to all of them, evenly spread over the set. */
+int calibration_set_sample(const struct calibration_set *set, int64_t count, struct calibration_set *out);
 void calibration_set_deinit(struct calibration_set *set);

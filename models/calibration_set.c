@@ -305,6 +305,25 @@ int calibration_set_split(struct calibration_set *set, int64_t count, struct cal
     return 0;
 }
 
+int calibration_set_sample(const struct calibration_set *set, int64_t count, struct calibration_set *out)
+{
+    struct calibration_set made = {.sequences = count, .length = set->length};
+    size_t row = (size_t)set->length;
+
+    if (count < 1 || count > set->sequences) {
+        return err_raise(ERR_INTERNAL, "a sample of %lld of %lld sequences", (long long)count,
+                         (long long)set->sequences);
+    }
+    TRY(mem_buffer(&made.ids, (size_t)count * row));
+    for (int64_t i = 0; i < count; i++) {
+        memcpy(made.ids + (size_t)i * row, set->ids + (size_t)(i * set->sequences / count) * row,
+               row * sizeof(*made.ids));
+    }
+    set_digest(&made);
+    *out = made;
+    return 0;
+}
+
 void calibration_set_deinit(struct calibration_set *set)
 {
     free(set->ids);

@@ -226,7 +226,13 @@ static unsigned group_needs(struct run *run, const struct plan_group *group)
     return wants;
 }
 
-/* How an expert's group is calibrated: as the method that solves its first module has it. */
+static bool reports_alone(const struct run *run)
+{
+    return run->trials == NULL && recipe_data_free(run->p->recipe);
+}
+
+/* How an expert's group is calibrated: as the method that solves its first module has it. Where statistics serve the
+ * report alone, it says what the expert's own tokens say. */
 static struct expert_calibration group_experts(struct run *run, const struct plan_group *group)
 {
     struct qscheme scheme;
@@ -234,7 +240,9 @@ static struct expert_calibration group_experts(struct run *run, const struct pla
     for (int i = 0; i < group->count; i++) {
         const struct recipe_stage *solver = module_solver(run, group->modules[i], &scheme);
         if (solver != NULL) {
-            return quant_experts(solver->params);
+            struct expert_calibration experts = quant_experts(solver->params);
+            experts.min_tokens = reports_alone(run) ? 0 : experts.min_tokens;
+            return experts;
         }
     }
     return (struct expert_calibration){.min_tokens = 1};

@@ -447,6 +447,24 @@ int64_t recipe_output_tokens(const struct recipe *recipe)
     return tokens;
 }
 
+static bool stage_data_free(const struct recipe_stage *stage)
+{
+    return quantizer_data_free(stage->quantizer, stage->params);
+}
+
+bool recipe_data_free(const struct recipe *recipe)
+{
+    bool is = !recipe_needs_calibration(recipe) && !recipe_analyses(recipe);
+
+    for (int i = 0; i < recipe->count && is; i++) {
+        is = stage_data_free(&recipe->stages[i]);
+    }
+    for (int i = 0; i < recipe->override_count && is; i++) {
+        is = recipe->overrides[i].skip || stage_data_free(&recipe->overrides[i].solver);
+    }
+    return is;
+}
+
 bool recipe_needs_calibration(const struct recipe *recipe)
 {
     bool needs = recipe_rewrites(recipe) || recipe->cache.element != DTYPE_F32 || recipe->mixture != NULL ||

@@ -145,6 +145,8 @@ bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t col
 /* The most calibration tokens on which some solver wants output moments (quantizer.h, `output_tokens`); -1: all. 0:
  * none does. */
 int64_t recipe_output_tokens(const struct recipe *recipe);
+/* No code and no scale depends on inputs: what passes through the model serves the report alone. */
+bool recipe_data_free(const struct recipe *recipe);
 /* Some stage or override needs statistics of inputs. */
 bool recipe_needs_calibration(const struct recipe *recipe);
 

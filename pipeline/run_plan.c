@@ -443,6 +443,7 @@ int run_plan_make(const struct run_load *load, const struct model *model, const 
         return 0;
     }
     w.targets = !bare && walk_has_targets(&w);
+    w.reports = recipe_data_free(load->recipe);
     if (!bare) {
         walk_inputs(&w);
         place_stores(&w);

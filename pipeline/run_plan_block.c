@@ -111,7 +111,7 @@ static bool group_statistics_of(const struct layer_walk *l, struct group_walk *g
         ranges = (wants & STATS_RANGE) != 0 || fixed ? 2 * columns : ranges;
         sample = (wants & STATS_SAMPLE) != 0 ? layer_larger(sample, STATS_SAMPLE_TOKENS * columns) : sample;
         sample = searches_range(&scheme) ? layer_larger(sample, sampled_inputs(w) * columns) : sample;
-        g->starved = run_layer_starved(group, &experts, g->tokens);
+        g->starved = w->reports ? 0 : run_layer_starved(group, &experts, g->tokens);
         g->pooled = g->starved > STARVED_SEEN ? columns * columns * FLOAT : g->pooled;
         g->all = group->expert >= 0 && experts.all;
         g->aimed = g->aimed ||

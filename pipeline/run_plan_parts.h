@@ -20,6 +20,7 @@ struct run_walk {
     int64_t stores_host;      /* activations in the host's memory */
     int64_t outputs;          /* results of the open block in the host's memory */
     bool targets;             /* there is a float path */
+    bool reports;             /* statistics serve the report alone (recipe_data_free) */
     bool rounds, rounds_late; /* some inputs are rounded while calibrating; while evaluating alone */
     const struct sensitivity_candidates *candidates; /* that a pass tries on each group; NULL: modules are solved */
     const struct recipe_stage *trial;                /* the one of them that is looked at */

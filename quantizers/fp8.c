@@ -141,6 +141,11 @@ static int fp8_solve_all(const struct solve_context *context, struct linear_job 
     return 0;
 }
 
+static bool fp8_data_free(const void *params)
+{
+    return ((const struct fp8_params *)params)->activation_scheme != FP8_STATIC;
+}
+
 static int fp8_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                      int count)
 {
@@ -177,6 +182,7 @@ const struct quantizer quantizer_fp8 = {
             "products in eight bits on recent hardware. Calibration is needed for static input scales alone "
             "(Micikevicius et al. 2022, arXiv 2209.05433).",
     .stats = STATS_NONE,
+    .data_free = fp8_data_free,
     .params = fp8_params_tables,
     .params_size = sizeof(struct fp8_params),
     .check = fp8_check,

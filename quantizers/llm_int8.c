@@ -181,6 +181,11 @@ static unsigned llm_int8_needs(const void *params)
     return ((const struct llm_int8_params *)params)->llm_int8_threshold > 0 ? STATS_RANGE | STATS_SAMPLE : STATS_NONE;
 }
 
+static bool llm_int8_data_free(const void *params)
+{
+    return llm_int8_needs(params) == STATS_NONE;
+}
+
 static int llm_int8_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                           int count)
 {
@@ -203,6 +208,7 @@ const struct quantizer quantizer_llm_int8 = {
             "Robust where plain INT8 inputs fail (Dettmers et al. 2022, arXiv 2208.07339).",
     .stats = STATS_NONE,
     .needs = llm_int8_needs,
+    .data_free = llm_int8_data_free,
     .params = llm_int8_params_tables,
     .params_size = sizeof(struct llm_int8_params),
     .check = quant_base_check,

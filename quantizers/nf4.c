@@ -113,6 +113,12 @@ static int nf4_solve_linear(const struct solve_context *context, const struct la
     return 0;
 }
 
+static bool nf4_data_free(const void *params)
+{
+    (void)params;
+    return true;
+}
+
 static int nf4_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                      int count)
 {
@@ -139,6 +145,7 @@ const struct quantizer quantizer_nf4 = {
         "Four-bit codes of sixteen fixed levels that suit normally distributed weights, with a scale for each "
         "block. Needs no calibration; the frozen base of adapter training (Dettmers et al. 2023, arXiv 2305.14314).",
     .stats = STATS_NONE,
+    .data_free = nf4_data_free,
     .params = nf4_params_tables,
     .params_size = sizeof(struct nf4_params),
     .check = quant_base_check,

@@ -72,7 +72,7 @@ extern const struct params_row quant_base_rows[];
 /* How a method's params want experts to see the calibration set. */
 struct expert_calibration {
     bool all;           /* every token, whether it goes there or not */
-    int64_t min_tokens; /* with fewer an expert is starved; 1 or more */
+    int64_t min_tokens; /* with fewer an expert is starved; 0: none ever is */
 };
 struct expert_calibration quant_experts(const void *params);
 /* float_inputs, for methods that quantize inputs. */
@@ -208,6 +208,9 @@ struct quantizer {
     const char *help;                      /* one paragraph: what it does, when to use it; cites the paper */
     unsigned stats;                        /* statistics it needs; 0 = works without calibration */
     unsigned (*needs)(const void *params); /* optional: those that it needs beyond `stats` under these params */
+    /* Optional: codes do not depend on statistics under these params, not even on those that are there, so that these
+     * serve the report alone. NULL: they do. */
+    bool (*data_free)(const void *params);
     /* Optional: whether linears take their targets from the float model under these params, and how. */
     bool (*targets)(const void *params, struct quant_targets *out);
     /* Optional: on how many calibration tokens moments of the gradients of outputs are to be gathered before blocks are
@@ -268,6 +271,8 @@ struct quant_cost quantizer_cost(const struct quantizer *quantizer, const void *
 
 /* What it needs under these params, all in all. */
 unsigned quantizer_stats(const struct quantizer *quantizer, const void *params);
+/* Its codes depend on weights alone. */
+bool quantizer_data_free(const struct quantizer *quantizer, const void *params);
 /* It learns on what another method solved, so it comes last in a list and has rows of its own alone. */
 bool quantizer_follows(const struct quantizer *quantizer);
 /* It makes a report and no artifact. */

@@ -43,6 +43,12 @@ unsigned quantizer_stats(const struct quantizer *quantizer, const void *params)
     return quantizer->stats | (quantizer->needs != NULL ? quantizer->needs(params) : STATS_NONE);
 }
 
+bool quantizer_data_free(const struct quantizer *quantizer, const void *params)
+{
+    return quantizer->data_free != NULL && quantizer->data_free(params) &&
+           quantizer_stats(quantizer, params) == STATS_NONE;
+}
+
 bool quantizer_follows(const struct quantizer *quantizer)
 {
     return quantizer->solve == NULL && quantizer->tune != NULL;

@@ -26,6 +26,15 @@ static int rtn_solve_best(const struct solve_context *context, const struct laye
     return search_solve(context, common->refine_rounds > 0 ? stats : NULL, job, &searches[1], 1);
 }
 
+/* Searches that look at single weights alone. */
+static bool rtn_data_free(const void *params)
+{
+    const struct quant_common *common = params;
+    enum quant_search search = search_of(common, SEARCH_MSE);
+
+    return (search == SEARCH_MINMAX || search == SEARCH_MSE) && common->refine_rounds == 0;
+}
+
 /* As rtn_solve_best chooses. */
 static void rtn_cost(const void *params, const struct quant_shape *shape, struct quant_cost *out)
 {
@@ -65,6 +74,7 @@ const struct quantizer quantizer_rtn = {
         "imatrix) and takes seconds. Good at 8 bits, usable at 4 with small groups; below that GPTQ loses far less.",
     .stats = STATS_NONE,
     .needs = search_needs,
+    .data_free = rtn_data_free,
     .params = rtn_params,
     .params_size = sizeof(struct quant_common),
     .check = rtn_check,

@@ -18,7 +18,7 @@ const STREAM = "stream";
 const isMain = ([, schema]) => Array.isArray(schema.enum);
 
 const LABELS = {
-  num_samples: "Sequences", sequence_length: "Tokens of a sequence", text_field: "Member with the text", add_special_tokens: "Add special tokens", packing: "Pack records", shuffle: "Shuffle",
+  num_samples: "Sequences", sequence_length: "Tokens of a sequence", text_field: "Member with the text", add_special_tokens: "Add special tokens", packing: "Pack records", shuffle: "Shuffle", report_tokens: "Tokens that errors are measured on",
   hold_back: "Part held back", max_tokens: "Tokens at most", max_shard_bytes: "Bytes of a shard", host_memory_bytes: "Bytes of host memory", seed: "Seed", priority: "Priority",
   max_attempts: "Attempts", timeout_seconds: "Time limit in seconds", expires_after_seconds: "Seconds to wait for calibration", metadata: "Metadata", webhook_id: "Webhook", sign: "Sign the artifact",
   targets: "Runtimes that must load it", tensor_parallel_size: "Devices that they divide it over",

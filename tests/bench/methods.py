@@ -3,7 +3,8 @@
 
     methods.py [--threads 2] [--only NAME,..] [-- shape options of make_checkpoint.py]
 
-One job a method through a daemon of its own, defaults but for what the table names. bitsandbytes is compared with NF4 where it is
+One job a method through a daemon of its own, defaults but for what the table names. CPU s: user and system seconds of the daemon from the
+request to the artifact, which say more than wall seconds where others load the machine. bitsandbytes is compared with NF4 where it is
 installed: the same weights, quantized in memory. Called as tests/bench/run --methods.
 """
 
@@ -37,22 +38,30 @@ JOBS = [
 ]
 
 
+def cpu_seconds(pid):
+    """User and system seconds of a process so far."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def run_job(folder, threads, method, quantization, output):
+    """The job, its report and the processor seconds that it took."""
     with Daemon([folder], "--threads", str(threads)) as daemon:
+        begun = cpu_seconds(daemon.process.pid)
         job = daemon.run({
             "model": daemon.register("model"), "method": method, "quantization": quantization, "output": {"format": output},
             "calibration": {"file_id": daemon.upload(folder / "tokens.ndjson", "calibration"), "num_samples": 0,
                             "sequence_length": 512, "packing": False, "shuffle": False},
             "evaluation": {"hold_back": 0}})
-        return job, daemon.report(job)
+        return job, daemon.report(job), cpu_seconds(daemon.process.pid) - begun
 
 
-def print_method(name, job, report):
+def print_method(name, job, report, cpu):
     losses = [row["output_relative_mse"] for row in report["layers"] if row["output_relative_mse"] is not None]
     phases = report["totals"]["phases"]
     solving = sum(phases[phase]["seconds"] for phase in ("solve", "hessian"))
     bits = job["result"]["bits_per_weight"]
-    print(f"{name:18} {job['progress']['elapsed_seconds']:8.1f} {solving:8.1f} {job['memory']['host_peak_bytes'] / 2 ** 20:8.0f} "
+    print(f"{name:18} {job['progress']['elapsed_seconds']:8.1f} {cpu:8.1f} {solving:8.1f} {job['memory']['host_peak_bytes'] / 2 ** 20:8.0f} "
           f"{bits if bits else 16:6.2f} {statistics.mean(losses) if losses else 0:10.2e}", flush=True)
 
 
@@ -82,7 +91,7 @@ def main():
         folder = pathlib.Path(scratch)
         subprocess.run([sys.executable, here / "make_checkpoint.py", folder, *args.shape], check=True)
         print(f"{args.threads} threads, load average {os.getloadavg()[0]:.1f}")
-        print(f"{'method':18} {'wall s':>8} {'solve s':>8} {'peak MiB':>8} {'bits':>6} {'mean loss':>10}")
+        print(f"{'method':18} {'wall s':>8} {'CPU s':>8} {'solve s':>8} {'peak MiB':>8} {'bits':>6} {'mean loss':>10}")
         for name, method, quantization, output in JOBS:
             if not wanted or name.split(",")[0] in wanted:
                 print_method(name, *run_job(folder, args.threads, method, quantization, output))

@@ -331,6 +331,39 @@ START_TEST(threads_give_the_same_bytes)
 }
 END_TEST
 
+/* Where a method says that its codes depend on weights alone, statistics change nothing. */
+START_TEST(data_free_codes_ignore_inputs)
+{
+    const struct quantizer *method = quantizer_list()[_i];
+    struct rig rig;
+    if (!solves(method)) {
+        return;
+    }
+    rig_open(&rig, 1);
+    struct tensor w = rig_random(&rig, N, K, 53), x = rig_correlated(&rig, 3 * K, K, 54);
+    struct layer_stats stats = stats_of(&rig, &x);
+
+    for (int i = 0; i < (has_settings(method) ? SETTINGS : 1); i += 7) {
+        struct setting s = setting_at(i);
+        void *params = setting_params(method, s);
+        bool free_of_data = quantizer_data_free(method, params);
+        params_free(method, params);
+        if (!free_of_data) {
+            continue;
+        }
+        struct linear_job with = run(&rig, method, s, DTYPE_F16, &stats, &w);
+        struct linear_job without = run(&rig, method, s, DTYPE_F16, NULL, &w);
+        ck_assert_same_parts(&with.result, &without.result);
+        qtensor_deinit(&with.result);
+        qtensor_deinit(&without.result);
+    }
+    stats_free(&rig, &stats);
+    gpu_tensor_free(&rig.gpu, &w);
+    gpu_tensor_free(&rig.gpu, &x);
+    rig_close(&rig);
+}
+END_TEST
+
 /* Weights as they should not be: constant, zero, one huge, all so small or large that a 16-bit scale leaves its range.
  */
 enum oddity { ALL_ZERO, ZERO_ROWS, CONSTANT, NEGATIVE, HUGE_ONE, TINY, SUBNORMAL, LARGE, ODDITIES };
@@ -485,6 +518,7 @@ int main(void)
     tcase_add_loop_test(tcase, every_setting, 0, methods * SETTINGS);
     tcase_add_loop_test(tcase, shapes_that_do_not_fit, 0, methods);
     tcase_add_loop_test(tcase, threads_give_the_same_bytes, 0, methods);
+    tcase_add_loop_test(tcase, data_free_codes_ignore_inputs, 0, methods);
     tcase_add_loop_test(tcase, odd_weights, 0, methods * ODDITIES);
     tcase_add_loop_test(tcase, small_shapes, 0, methods);
     tcase_add_loop_test(tcase, tick_is_asked_and_obeyed, 0, methods);

@@ -207,4 +207,34 @@ def no_more_than_files_have():
                 equal(plan(path + ".absent", 1000), 1000, "a file that is to come")
 
 
-main([what_jobs_make, figures_of_a_large_model, jobs_that_cannot_run, seconds_follow_from_jobs, no_more_than_files_have])
+def errors_on_a_sample():
+    """Where no code depends on inputs, a part of the calibration set passes through the model; the artifact is that of all of it."""
+    with tempfile.TemporaryDirectory() as root:
+        checkpoint.write(os.path.join(root, "model"), checkpoint.config(layers=2, vocabulary=512))
+        with Daemon("--model-root", root, *NO_MODULES) as daemon:
+            model = post(daemon, "/v1/models", json={"uri": "file:model"})
+            file = post(daemon, "/v1/files?purpose=calibration", body=ids_records(12, 64, 512), headers={"Content-Type": NDJSON})
+
+            def measured(method, wanted):
+                body = {"model": model, "method": method, "quantization": {"bits": 4, "group_size": 64}, "evaluation": {"hold_back": 0},
+                        "calibration": {"file_id": file, "num_samples": 12, "sequence_length": 64, "report_tokens": wanted}}
+                said, job = estimate(daemon, body), post(daemon, JOBS, json=body)
+                state, report = succeed(daemon, job), daemon.get("%s/%s/report" % (JOBS, job))
+                near(said["memory"]["expected_bytes"], state["memory"]["gpu_peak_bytes"], 0.1, "peak of the device's buffers")
+                equal((state["calibration"]["report_tokens"], state["calibration"]["sequences"]), (wanted, 12), "what was asked for")
+                equal(state["progress"]["tokens_calibrated"], report["calibration"]["report_tokens"], "tokens that passed")
+                equal({row["tokens"] for row in report["layers"]}, {report["calibration"]["report_tokens"]}, "tokens of rows")
+                files = {one["path"]: one["sha256"] for one in daemon.get("/v1/artifacts/%s" % state["result"]["artifact_id"])["files"]}
+                return report["calibration"]["report_tokens"], files, said["memory"]["activations_bytes"], report["layers"]
+            everything, sample = measured("rtn", 0), measured("rtn", 130)
+            equal((everything[0], sample[0]), (768, 192), "complete sequences")
+            equal(sample[1], everything[1], "files of the artifact")
+            equal(4 * sample[2], everything[2], "activations")
+            for one, other in zip(sample[3], everything[3]):
+                equal(one["relative_mse"], other["relative_mse"], "error of the weights")
+                true(one["output_relative_mse"] != other["output_relative_mse"], "each is measured")
+                near(one["output_relative_mse"], other["output_relative_mse"], 0.5, "output error of " + one["module"])
+            equal(measured("gptq", 130)[0], 768, "a method that learns from inputs")
+
+
+main([errors_on_a_sample, what_jobs_make, figures_of_a_large_model, jobs_that_cannot_run, seconds_follow_from_jobs, no_more_than_files_have])

@@ -102,9 +102,10 @@ def starved_experts():
             equal(len(first), 64, "experts of a layer")
             equal(sum(row["tokens"] for row in first), 32, "tokens of all experts")
             true(sum(row["tokens"] == 0 for row in first) >= 32, "experts without tokens")
+            learns = method == "gptq"  # statistics of the other serve the report alone, which says what was routed to an expert
             for row in first:
-                equal("no calibration token" in (row["fallback"] or ""), row["tokens"] == 0, "fallback of %r" % row)
-                equal("starved" in (row["note"] or ""), 0 < row["tokens"] < 3, "note of %r" % row)
+                equal("no calibration token" in (row["fallback"] or ""), learns and row["tokens"] == 0, "fallback of %r" % row)
+                equal("starved" in (row["note"] or ""), learns and 0 < row["tokens"] < 3, "note of %r" % row)
                 equal(row["output_relative_mse"] is None, row["tokens"] == 0, "output error of %r" % row)
         rows = bench.report("gptq", "compressed-tensors", {"group_size": 64, "calibrate_all_experts": True, "expert_min_tokens": 3}, samples=1)
         true(all(row["tokens"] == 32 for row in rows if ".experts." in row["module"]), "every expert sees every token")

@@ -57,7 +57,7 @@ ADDED = {"expires_after_seconds", "webhook_id", "sign", "mode", "gate", "targets
          "top1_agreement", "generation", "tuning", "anatomy", "suggestions", "error_alignment", "weight_kurtosis", "weight_max_to_median",
          "weight_outlier_fraction", "weight_channel_max_to_median", "full_range_mse", "part_range_ratio", "input_channel_max_to_median",
          "input_evenness", "error_channels", "signal_channels", "top_channels", "two_sided_start",
-         "two_sided_loss", "output_moments", "output_tokens", "end_to_end", "e2e_epochs", "e2e_batch_size", "e2e_lr", "e2e_norm_lr"}
+         "two_sided_loss", "output_moments", "output_tokens", "end_to_end", "e2e_epochs", "e2e_batch_size", "e2e_lr", "e2e_norm_lr", "report_tokens"}
 ADDED_PARAMETERS = {"output_moments", "output_tokens", "end_to_end", "e2e_epochs", "e2e_batch_size", "e2e_lr",
                     "e2e_norm_lr"}  # which manifests have, too
 ADDED_WARNINGS = {"learning_kept_nothing", "learning_diverged"}

@@ -276,21 +276,34 @@ START_TEST(who_needs_calibration)
 {
     static const struct {
         const char *method, *quantization;
-        bool needs;
+        bool needs, ignores; /* ignores: no code depends on inputs, even where there are some */
     } rows[] = {
-        {"'rtn'", NULL, false},
-        {"'rtn'", "{'scale_search':'mse'}", false},
-        {"'rtn'", "{'sym':false,'scale_search':'hqq'}", false},
-        {"'rtn'", "{'scale_search':'imatrix'}", true},
-        {"'rtn'", "{'overrides':[{'match':'*','scale_search':'imatrix'}]}", true},
-        {"'rtn'", "{'overrides':[{'match':'*','skip':true}]}", false},
-        {"'gptq'", NULL, true},
-        {"['awq','rtn']", NULL, true},
+        {"'rtn'", NULL, false, true},
+        {"'rtn'", "{'scale_search':'mse'}", false, true},
+        {"'rtn'", "{'sym':false,'scale_search':'hqq'}", false, false},
+        {"'rtn'", "{'scale_search':'imatrix'}", true, false},
+        {"'rtn'", "{'refine_rounds':2}", true, false},
+        {"'rtn'", "{'overrides':[{'match':'*','scale_search':'imatrix'}]}", true, false},
+        {"'rtn'", "{'overrides':[{'match':'*','sym':false,'scale_search':'hqq'}]}", false, false},
+        {"'rtn'", "{'overrides':[{'match':'*','method':'ggml'}]}", false, false},
+        {"'rtn'", "{'overrides':[{'match':'*','method':'nf4'}]}", false, true},
+        {"'rtn'", "{'overrides':[{'match':'*','skip':true}]}", false, true},
+        {"'rtn'", "{'kv_cache':{'dtype':'int8'}}", true, false},
+        {"'fp8'", NULL, false, true},
+        {"'fp8'", "{'activation_scheme':'static'}", false, false},
+        {"'nf4'", NULL, false, true},
+        {"'llm_int8'", NULL, true, false},
+        {"'llm_int8'", "{'llm_int8_threshold':0}", false, true},
+        {"'kmeans'", NULL, false, false},
+        {"'ggml'", NULL, false, false},
+        {"'gptq'", NULL, true, false},
+        {"['awq','rtn']", NULL, true, false},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct recipe recipe = recipe_of(rows[i].method, rows[i].quantization);
         ck_assert_msg(recipe_needs_calibration(&recipe) == rows[i].needs, "%s %s", rows[i].method,
                       rows[i].quantization);
+        ck_assert_msg(recipe_data_free(&recipe) == rows[i].ignores, "%s %s", rows[i].method, rows[i].quantization);
         recipe_deinit(&recipe);
     }
 }

@@ -59,6 +59,10 @@ static const struct {
      ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"calibration\":{\"sequence_length\":1}}", "/calibration/sequence_length",
      ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"calibration\":{\"report_tokens\":-1}}", "/calibration/report_tokens",
+     ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"calibration\":{\"report_tokens\":0.5}}", "/calibration/report_tokens",
+     ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"evaluation\":{\"file_id\":\"7\"}}", "/evaluation/file_id", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"evaluation\":{\"hold_back\":0.9}}", "/evaluation/hold_back",
      ERR_INVALID_PARAMETER},
@@ -156,6 +160,17 @@ START_TEST(test_defaults)
     ck_assert_int_eq(spec_sequence_length(&spec, &config), 2048);
     spec.calibration.sequence_length = 64;
     ck_assert_int_eq(spec_sequence_length(&spec, &config), 64);
+    ck_assert_int_eq(spec.calibration.report_tokens, 1024);
+    ck_assert_int_eq(spec_passing_sequences(&spec, 100, 64), 16);
+    ck_assert_int_eq(spec_passing_sequences(&spec, 100, 1000), 2); /* complete ones, so that there are enough tokens */
+    ck_assert_int_eq(spec_passing_sequences(&spec, 100, 4096), 1);
+    ck_assert_int_eq(spec_passing_sequences(&spec, 10, 64), 10);
+    ck_assert_int_eq(spec_passing_sequences(&spec, 0, 0), 0);
+    spec.calibration.report_tokens = 0;
+    ck_assert_int_eq(spec_passing_sequences(&spec, 100, 64), 100);
+    spec_deinit(&spec);
+    ck_assert_rc_ok(parse(accepted[2], &errors, &spec)); /* gptq */
+    ck_assert_int_eq(spec_passing_sequences(&spec, 100, 64), 100);
     spec_deinit(&spec);
 }
 END_TEST

@@ -127,6 +127,33 @@ START_TEST(test_split_moves_the_tail)
 }
 END_TEST
 
+START_TEST(test_sample_is_spread)
+{
+    struct calibration_counts counts = counting_log(100);
+    struct calibration_set set = load(&counts, (struct calibration_spec){.sequence_length = 8, .packing = true});
+    struct calibration_set sample = {0}, all = {0};
+    int64_t sequences = set.sequences;
+
+    ck_assert_int_eq(sequences, 49);
+    ck_assert_rc_ok(calibration_set_sample(&set, 3, &sample));
+    ck_assert_int_eq(sample.sequences, 3);
+    ck_assert_int_eq(sample.length, 8);
+    for (int i = 0; i < 24; i++) {
+        ck_assert_int_eq(sample.ids[i], i / 8 * 49 / 3 * 8 + i % 8);
+    }
+    ck_assert_int_eq(set.sequences, sequences); /* which keeps what it has */
+    ck_assert_rc_ok(calibration_set_sample(&set, sequences, &all));
+    ck_assert_str_eq(all.digest, set.digest);
+    ck_assert_str_ne(sample.digest, set.digest);
+    ck_assert_int_eq(calibration_set_sample(&set, 0, &sample), ERR_INTERNAL);
+    ck_assert_int_eq(calibration_set_sample(&set, sequences + 1, &sample), ERR_INTERNAL);
+    calibration_set_deinit(&set);
+    calibration_set_deinit(&sample);
+    calibration_set_deinit(&all);
+    clean();
+}
+END_TEST
+
 START_TEST(test_too_few_tokens)
 {
     struct calibration_counts counts = counting_log(10);
@@ -165,4 +192,4 @@ START_TEST(test_damaged_log)
 END_TEST
 
 UNIT_MAIN("calibration_set", test_packed_sets, test_windows, test_shuffle_is_seeded, test_shuffle_is_pinned,
-          test_split_moves_the_tail, test_too_few_tokens, test_damaged_log)
+          test_split_moves_the_tail, test_sample_is_spread, test_too_few_tokens, test_damaged_log)
