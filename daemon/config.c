@@ -86,7 +86,9 @@ static const struct row rows[] = {
              "X-Forwarded-Proto is believed"},
     {"allowed-host", "NAME", ROW_TEXTS, AT(allowed_hosts), .separator = ',',
      .help = "Host header to accept in addition to the loopback names and those of the certificate; repeatable"},
-    {"device", "NAME", ROW_TEXT, AT(device), "auto", .help = "Device to run jobs on: auto, cpu or cuda:N"},
+    {"device", "NAME", ROW_TEXT, AT(device), "auto",
+     .help = "Devices to run jobs on, one job at a time on each: auto (the best one), all (of the best kind), or "
+             "names: cpu, cuda:0,cuda:1"},
     {"worker", "KIND", ROW_WORKER, AT(worker), "thread",
      .help = "Where jobs run: thread (in the daemon) or process (each in a process of its own)"},
     {"threads", "N", ROW_INT, AT(threads), "0", 0, 4096, .help = "CPU threads for computation; 0 = all cores"},

@@ -274,8 +274,15 @@ void gpu_cache_folder(const char *path);
 int gpu_load_backends(const char *module_folders);
 /* want: "cpu", "cuda:N" or "auto" (highest score). ERR_CONFIG when there is no such device. */
 int gpu_open(const char *want, int threads, struct gpu *out);
-/* Is there a device of that name? Opens none. 0 or ERR_CONFIG, as gpu_open. */
-int gpu_find(const char *want);
+/* The devices that a text names, by their ids, in its order: names as gpu_open takes them with ',' between, or "all",
+ * which is every device of the backend of the highest score. Opens none. ERR_CONFIG when one of them is not there or
+ * comes twice, or there are more than GPU_DEVICES_MAX. */
+#define GPU_DEVICES_MAX 32
+struct gpu_names {
+    char ids[GPU_DEVICES_MAX][32];
+    int count;
+};
+int gpu_find_all(const char *wanted, struct gpu_names *out);
 void gpu_close(struct gpu *gpu);
 /* Describe a device, which is opened only when no gpu_open or gpu_describe did so before: memory_free and what else
  * changes is as it was then. Any thread. */

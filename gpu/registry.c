@@ -365,12 +365,47 @@ static int find_device(const char *want, const struct backend **backend, int *in
     return 0;
 }
 
-int gpu_find(const char *want)
+static int add_device(struct gpu_names *names, const char *wanted, const struct backend *backend, int index)
 {
+    char id[sizeof(names->ids[0])];
+
+    /* Ids are as backends write them: one device has no number. */
+    snprintf(id, sizeof(id), strcmp(backend->ops.name, "cpu") == 0 ? "%s" : "%s:%d", backend->ops.name, index);
+    for (int i = 0; i < names->count; i++) {
+        if (strcmp(names->ids[i], id) == 0) {
+            return err_raise(ERR_CONFIG, "'%s' names the device %s twice", wanted, id);
+        }
+    }
+    if (names->count == GPU_DEVICES_MAX) {
+        return err_raise(ERR_CONFIG, "'%s' names more than %d devices", wanted, GPU_DEVICES_MAX);
+    }
+    memcpy(names->ids[names->count++], id, sizeof(id));
+    return 0;
+}
+
+int gpu_find_all(const char *wanted, struct gpu_names *out)
+{
+    struct gpu_names names = {.count = 0};
+    AUTO_FREE char *texts = NULL;
     const struct backend *backend;
     int index;
 
-    return find_device(want, &backend, &index);
+    if (strcmp(wanted, "all") == 0) {
+        TRY(find_device("auto", &backend, &index));
+        for (int i = 0; i < backend->ops.device_count(); i++) {
+            TRY(add_device(&names, wanted, backend, i));
+        }
+        *out = names;
+        return 0;
+    }
+    TRY(mem_strdup(&texts, wanted));
+    char *rest = texts;
+    for (const char *name; (name = strsep(&rest, ",")) != NULL;) {
+        TRY(find_device(name, &backend, &index));
+        TRY(add_device(&names, wanted, backend, index));
+    }
+    *out = names;
+    return 0;
 }
 
 int gpu_open(const char *want, int threads, struct gpu *out)

@@ -166,11 +166,11 @@ int job_move(struct store *store, const char *id, enum job_event event, const st
                                : job_move_any(store, id, event, change, after);
 }
 
-int job_claim(struct store *store, const char *worker, struct job_row *job)
+int job_claim(struct store *store, const char *worker, const char *others, struct job_row *job)
 {
     enum job_status from = job_only_from(JOB_CLAIM);
 
-    TRY(store_job_claim(store, from, job_next(from, JOB_CLAIM), worker, job));
+    TRY(store_job_claim(store, from, job_next(from, JOB_CLAIM), worker, others, job));
     metrics_job_claimed(job);
     log_status(job, from, NULL);
     return 0;

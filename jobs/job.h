@@ -22,5 +22,6 @@ int job_create(struct store *store, const struct job_row *job, bool streams_cali
  * ERR_JOB_STATE_CONFLICT when the move is not legal from where the job is, or the fence is another's; ERR_NOT_FOUND. */
 int job_move(struct store *store, const char *id, enum job_event event, const struct job_change *change,
              struct job_row *after);
-/* JOB_CLAIM, of the oldest job of the highest priority that waits: see store_job_claim. ERR_NOT_FOUND: none waits. */
-int job_claim(struct store *store, const char *worker, struct job_row *job);
+/* JOB_CLAIM, of the oldest job of the highest priority that waits and that a worker of this name may run: see
+ * store_job_claim. ERR_NOT_FOUND: none waits. */
+int job_claim(struct store *store, const char *worker, const char *others, struct job_row *job);

@@ -1,7 +1,7 @@
 #pragma once
 /* Jobs: from a request body to a published artifact. The public header of this layer.
  *
- * The service owns admission, the supervisor thread of each device, uploads and recovery. State lives in the store; the
+ * The service owns admission, a runner for each device, uploads and recovery. State lives in the store; the
  * service keeps only what runs now. All functions may be called from any thread but the loop thread (they wait for the
  * store). */
 
@@ -38,7 +38,7 @@ struct project_limits {
 struct service_config {
     struct store *store;
     const char *const *model_roots; /* absolute directories; NULL-terminated */
-    const char *device;             /* "auto", "cpu", "cuda:N" */
+    const char *device;             /* as gpu_find_all takes it; jobs run on each of them */
     bool worker_process;            /* each job runs in a process of its own, which is this executable again */
     const char *module_folders;     /* for that: as service_load_devices got them; NULL: none */
     int threads;                    /* CPU threads; 0 = all */
@@ -50,7 +50,7 @@ struct service_config {
     const char *const *webhook_hosts; /* that messages may go to (webhooks/policy.h); NULL-terminated, or NULL: none */
     bool webhook_allow_private;
     const char *webhook_ca_file; /* certificates of their receivers in place of the system's; NULL: none */
-    /* The supervisor's thread: a device is lost that only a new process can open. Its job is back in the queue, no
+    /* A runner's thread: a device is lost that only a new process can open. Its job is back in the queue, no
      * other is claimed until service_drain is called, which should be soon. NULL: the device is opened again in place.
      */
     void (*restart)(void *data);
@@ -58,11 +58,11 @@ struct service_config {
 };
 
 /* Once a process, before service_open and before threads start: load the backends of devices. module_folders: searched
- * for their modules, ':' between them; or NULL. ERR_CONFIG when none of them has the device. Writes nothing: what a
- * backend compiles goes below data_dir once it is used. */
+ * for their modules, ':' between them; or NULL. ERR_CONFIG when none of them has one of the devices. Writes nothing:
+ * what a backend compiles goes below data_dir once it is used. */
 int service_load_devices(const char *data_dir, const char *module_folders, const char *device);
 int service_open(const struct service_config *config, struct service **out);
-/* Put interrupted jobs back into the queue and start the supervisor. */
+/* Put interrupted jobs back into the queue and start the runners. */
 int service_start(struct service *service);
 /* Stop claiming; running jobs finish or drop the open layer within timeout_ms and stay resumable. */
 void service_drain(struct service *service, int64_t timeout_ms);

@@ -24,7 +24,6 @@ static struct metrics_histogram waits;
 static metrics_counter attempts[DELIVERY_FAILED + 1];
 static struct metrics_histogram attempt_seconds;
 static metrics_counter checkpoint_bytes, leases_lost, gates_failed;
-static _Atomic int64_t device_peak;
 
 /* name: of a method, or of steps with a plus between, of which the last one counts. */
 static size_t method_index(const char *name)
@@ -75,11 +74,6 @@ void metrics_lease_lost(void)
 void metrics_gate_failed(void)
 {
     atomic_fetch_add(&gates_failed, 1);
-}
-
-void metrics_device_peak(int64_t bytes)
-{
-    atomic_store(&device_peak, bytes);
 }
 
 void metrics_webhook_attempt(enum delivery_status status, double seconds)
@@ -141,18 +135,16 @@ static void write_jobs(struct service *service, FILE *out)
     }
 }
 
-static void write_device(const struct gpu_info *device, FILE *out)
+static void write_devices(const struct supervisor *supervisor, FILE *out)
 {
-    const struct {
-        const char *kind;
-        int64_t bytes;
-    } rows[] = {{"total", device->memory_total}, {"job_peak", atomic_load(&device_peak)}};
-
     metrics_family(out, "quantd_gpu_memory_bytes", "gauge",
-                   "Memory of the device: all of it (total), and at most used by the running job (job_peak).");
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        const struct metrics_label labels[] = {{"gpu", device->id}, {"kind", rows[i].kind}, {NULL, NULL}};
-        metrics_number(out, "quantd_gpu_memory_bytes", labels, (double)rows[i].bytes);
+                   "Memory of a device: all of it (total), and at most used by the job that runs on it (job_peak).");
+    for (int i = 0; i < supervisor->count; i++) {
+        const struct runner *runner = &supervisor->runners[i];
+        const struct metrics_label total[] = {{"gpu", runner->device.id}, {"kind", "total"}, {NULL, NULL}};
+        const struct metrics_label peak[] = {{"gpu", runner->device.id}, {"kind", "job_peak"}, {NULL, NULL}};
+        metrics_number(out, "quantd_gpu_memory_bytes", total, (double)runner->device.memory_total);
+        metrics_number(out, "quantd_gpu_memory_bytes", peak, (double)atomic_load(&runner->device_peak));
     }
 }
 
@@ -184,7 +176,7 @@ void metrics_write(struct service *service, FILE *out)
                  layer_seconds);
     write_layers(out, "quantd_layer_relative_mse", "Relative squared error of one module's weights.", &error_bounds,
                  layer_errors);
-    write_device(&service->supervisor.device_info, out);
+    write_devices(&service->supervisor, out);
     metrics_family(out, "quantd_checkpoint_bytes_total", "counter", "Bytes of finished blocks that were stored.");
     metrics_count(out, "quantd_checkpoint_bytes_total", NULL, checkpoint_bytes);
     metrics_family(out, "quantd_lease_lost_total", "counter", "Attempts whose job was no longer theirs.");

@@ -18,8 +18,6 @@ void metrics_block_committed(const struct report_row *rows, int row_count, int64
 void metrics_lease_lost(void);
 /* A rung did not pass its job's gate. */
 void metrics_gate_failed(void);
-/* The device's peak in the job that runs; 0: none runs. */
-void metrics_device_peak(int64_t bytes);
 /* An attempt at a message to a webhook; the message is pending when it is tried again. */
 void metrics_webhook_attempt(enum delivery_status status, double seconds);
 /* All of it, and what the store says, in the text of base/metrics.h. */

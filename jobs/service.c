@@ -68,7 +68,8 @@ int service_load_devices(const char *data_dir, const char *module_folders, const
         gpu_cache_folder(path);
     }
     TRY(gpu_load_backends(module_folders));
-    return gpu_find(device);
+    struct gpu_names names;
+    return gpu_find_all(device, &names);
 }
 
 static int service_open_parts(struct service *service, const struct service_config *config)

@@ -80,7 +80,7 @@ static json_t *environment_of(const struct service *service, const struct job_ro
     if (json_is_object(made)) {
         return json_incref(made);
     }
-    const struct gpu_info *info = &service->supervisor.device_info;
+    const struct gpu_info *info = &service->supervisor.runners[0].device;
     char kind[32];
 
     service_device_kind(info, kind);

@@ -36,10 +36,15 @@ static json_t *list_architectures(void)
 
 static json_t *list_devices(const struct service *service)
 {
-    const struct gpu_info *info = &service->supervisor.device_info;
+    json_t *list = json_array();
 
-    return json_pack("[{s:s, s:s, s:s, s:I, s:i}]", "id", info->id, "name", info->name, "detail", info->detail,
-                     "memory_bytes", (json_int_t)info->memory_total, "threads", info->threads);
+    for (int i = 0; i < service->supervisor.count; i++) {
+        const struct gpu_info *info = &service->supervisor.runners[i].device;
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:I, s:i}", "id", info->id, "name", info->name, "detail",
+                                              info->detail, "memory_bytes", (json_int_t)info->memory_total, "threads",
+                                              info->threads));
+    }
+    return list;
 }
 
 json_t *service_system(struct service *service, const struct principal *who)

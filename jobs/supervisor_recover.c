@@ -135,7 +135,7 @@ int supervisor_recover(struct service *service)
     TRY(sweep_folders(service));
     service_collect_garbage(service);
     int rc = recover_jobs(service);
-    service->supervisor.recovered = rc == 0;
+    atomic_store(&service->supervisor.recovered, rc == 0);
     if (rc == ERR_DISK_FULL) {
         log_err(LOG_ERROR, "disk full, interrupted jobs wait", NULL);
         return 0;

@@ -1,6 +1,6 @@
 #pragma once
 /* What is not kept for ever: jobs that wait for a calibration that does not come expire, and what has been kept for as
- * long as the configuration says is deleted. A thread of its own, since the supervisor's may run one job for days. */
+ * long as the configuration says is deleted. A thread of its own, since a runner's may run one job for days. */
 
 #include "jobs/retention.h"
 

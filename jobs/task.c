@@ -282,7 +282,7 @@ static int open_job(struct task *task, const struct job_row *row)
     TRY(task_read_row(task, row));
     TRY(service_job_path(task->service, task->id, NULL, task->directory));
     TRY(fs_make_dirs(task->directory));
-    TRY(supervisor_device_of(task->service, task->spec.resources.device, &task->device));
+    TRY(runner_device_of(task->runner, task->spec.resources.device, &task->device));
     TRY(service_model_open_object(task->service, NULL, task->spec.model, spec_reading(&task->spec), &task->model));
     return task_look_up_blocks(task);
 }
@@ -323,9 +323,8 @@ static int task_prepare_all(struct task *task, const struct job_row *row)
     return save_preparation(task);
 }
 
-int task_prepare(struct task *task, struct service *service, const struct job_row *row)
+int task_prepare(struct task *task, const struct job_row *row)
 {
-    task->service = service;
     task->started = clock_monotonic_seconds();
     task->phase = "loading";
     int rc = task_prepare_all(task, row);
@@ -360,7 +359,7 @@ static int run_pipeline(struct task *task, const struct calibration_set *calibra
         .receive = task_receive,
         .receiver = task,
     };
-    return worker_run(task->service, &task->device, &pipeline);
+    return worker_run(task->runner, &task->device, &pipeline);
 }
 
 /* By the rung's own part of the calibration set. */

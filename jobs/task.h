@@ -1,5 +1,5 @@
 #pragma once
-/* One attempt at one job, from the claimed row to the published artifact. Owned by the supervisor's thread; only
+/* One attempt at one job, from the claimed row to the published artifact. Owned by a runner's thread; only
  * `cancelled` and `pause` are written by others. task.c prepares and runs, task_ingest.c turns files into token logs,
  * task_messages.c takes the pipeline's messages, task_publish.c makes the artifact. */
 
@@ -16,6 +16,7 @@ enum task_pause { PAUSE_NONE, PAUSE_AFTER_BLOCK, PAUSE_NOW };
 
 struct task {
     struct service *service;
+    struct runner *runner;
     struct gpu_info device; /* that the job runs on; id "": not chosen yet */
     char id[ID_SIZE];
     int64_t fence;
@@ -58,10 +59,11 @@ struct task {
     atomic_int pause; /* enum task_pause */
 };
 
-/* task: zeroed but for its id and fence, which others read. row: as claimed; the task's texts are in it. Opens the
- * model, tokenizes what is not tokenized, draws the sets, looks up what is done. On failure task_deinit is still due.
+/* task: zeroed but for its service, runner, id and fence, which others read. row: as claimed; the task's texts are in
+ * it. Opens the model, tokenizes what is not tokenized, draws the sets, looks up what is done. On failure task_deinit
+ * is still due.
  */
-int task_prepare(struct task *task, struct service *service, const struct job_row *row);
+int task_prepare(struct task *task, const struct job_row *row);
 /* Of the rung that the task is at: its modules, and the blocks that are committed. */
 int task_look_up_blocks(struct task *task);
 /* Pipeline, export, publication. 0 = the job is succeeded. */

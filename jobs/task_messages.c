@@ -403,7 +403,7 @@ int task_receive(void *data, const struct message *message)
     add_times(&task->times_before, &message->times, &task->times);
     task->device_peak = larger(task->device_peak, message->device_peak_bytes);
     task->host_peak = larger(task->host_peak, message->host_peak_bytes);
-    metrics_device_peak(task->device_peak);
+    atomic_store(&task->runner->device_peak, task->device_peak);
     switch (message->kind) {
     case MESSAGE_PROGRESS:
         return progress(task, &message->progress);

@@ -212,11 +212,15 @@ static int64_t default_running(const struct state_args *args)
     return most != QUOTA_UNSET ? most : INT64_MAX;
 }
 
+#define WANTED_DEVICE "json_extract(CASE WHEN json_valid(request) THEN request END, '$.resources.device')"
+
 static int claim(struct state *state, struct state_args *args, struct job_row *job)
 {
     static const char next[] =
         "UPDATE jobs SET status = ?, status_reason = NULL, attempt = attempt + 1, fence = fence + 1,"
         " started_at = COALESCE(started_at, ?), worker = ? WHERE id = (SELECT id FROM jobs WHERE status = ?"
+        " AND (COALESCE(" WANTED_DEVICE ", 'auto') IN ('auto', '', ?)"
+        " OR " WANTED_DEVICE " NOT IN (SELECT value FROM json_each(COALESCE(?, json_array(" WANTED_DEVICE ")))))"
         " AND project NOT IN (SELECT c.project FROM job_counts AS c LEFT JOIN quotas AS q ON q.project = c.project"
         " GROUP BY c.project HAVING SUM(c.n) FILTER (WHERE c.status IN ('running', 'pausing', 'cancelling')) >="
         " COALESCE(q.max_running_jobs, ?) OR COALESCE(q.max_running_jobs, ?) = 0)"
@@ -226,7 +230,8 @@ static int claim(struct state *state, struct state_args *args, struct job_row *j
     sqlite3_stmt *row;
     char id[ID_SIZE];
 
-    int rc = sqlite_first(state, &row, next, "tittii", to, clock_unix_seconds(), args->worker, from, most, most);
+    int rc = sqlite_first(state, &row, next, "tittttii", to, clock_unix_seconds(), args->worker, from, args->worker,
+                          args->others, most, most);
     if (rc <= 0) {
         return rc < 0 ? rc : err_raise(ERR_NOT_FOUND, "no job waits");
     }

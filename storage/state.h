@@ -11,7 +11,7 @@
 struct state; /* an open database; the implementation's own */
 
 struct state_args {
-    const char *project, *kind, *id, *worker, *event;
+    const char *project, *kind, *id, *worker, *others, *event;
     enum job_status from, to;
     int64_t after; /* of events; of blocks, the first one meant */
     int limit;

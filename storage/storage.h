@@ -80,9 +80,11 @@ int store_job_list(struct store *store, const struct page *page, struct job_list
 int store_job_update(struct store *store, const struct job_update *update, struct job_row *after);
 /* The oldest job of status `from` of the highest priority, of a project that runs fewer jobs than its quota, gets
  * status `to`, attempt+1, fence+1, started_at if it has none, no status_reason, and column worker, with a "status"
- * event {"status","from","attempt","fence","worker"}. ERR_NOT_FOUND when none waits. */
+ * event {"status","from","attempt","fence","worker"}. A job whose resources.device names a device is taken by the
+ * worker of that name alone; one that names none of the workers, by the one that knows the `others`, a JSON list of
+ * their names (NULL: by none). ERR_NOT_FOUND when none waits. */
 int store_job_claim(struct store *store, enum job_status from, enum job_status to, const char *worker,
-                    struct job_row *job);
+                    const char *others, struct job_row *job);
 /* How many queued jobs are claimed before this one; those of projects that may run none are not. */
 int store_job_ahead(struct store *store, const char *id, int64_t *ahead);
 /* Terminal jobs only (caller checks); events, layers and blocks go with it. */

@@ -368,11 +368,12 @@ int store_job_update(struct store *store, const struct job_update *update, struc
 }
 
 int store_job_claim(struct store *store, enum job_status from, enum job_status to, const char *worker,
-                    struct job_row *job)
+                    const char *others, struct job_row *job)
 {
     return run_ending(
         store, store->state_ops->job_claim,
-        (struct state_args){.from = from, .to = to, .worker = worker, .row = job, .limits = store->quota_defaults});
+        (struct state_args){
+            .from = from, .to = to, .worker = worker, .others = others, .row = job, .limits = store->quota_defaults});
 }
 
 int store_job_delete(struct store *store, const char *id)

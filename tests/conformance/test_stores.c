@@ -45,7 +45,7 @@ static void job_life(struct bench *bench, const struct store_config *config)
     ck_assert_str_eq(job.id, id);
     job_row_deinit(&job);
     again(bench, config); /* as after a crash: the claim stands until somebody takes it back */
-    ck_assert_int_eq(store_job_claim(bench->store, STATUS_QUEUED, STATUS_RUNNING, "w", &job), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_job_claim(bench->store, STATUS_QUEUED, STATUS_RUNNING, "w", "[]", &job), ERR_NOT_FOUND);
     ck_assert_rc_ok(commit_block(bench->store, id, 1, block, layers));
     ck_assert_int_eq(commit_block(bench->store, id, 1, block, layers), ERR_JOB_STATE_CONFLICT);
     ck_assert_int_eq(commit_block(bench->store, id, 0, block, layers), ERR_JOB_STATE_CONFLICT);

@@ -153,4 +153,48 @@ def compare_jobs(**quantization):
             raise Failure("%s %g is not within %g of the CPU's %g" % (what, first[what], bound, cpu[what]))
 
 
-main([without_a_module, damaged_module, module_without_its_libraries, found_without_an_option, real_module, device_of_its_own])
+def started(daemon, job):
+    """The device that took a job, once one did."""
+    return next((event["data"]["worker"] for event in daemon.get("%s/%s/events" % (JOBS, job))["data"]
+                 if event["type"] == "status" and event["data"]["status"] == "running"), None)
+
+
+def jobs_on_several_devices():
+    """Two devices and the CPU: three jobs run at once, each where it asked to, and make the bytes of a daemon with one device. A job
+    for a busy device lets others pass; the memory of each device is counted by itself."""
+    if not os.path.exists(os.path.join(SHIM, "quantd_gpu_cuda.so")):
+        raise Skip("the shim was not built")
+    body = {"calibration": {"stream": True, "num_samples": 8, "sequence_length": 48},
+            "quantization": {"bits": 4, "group_size": 64, "quality": "fast"}}
+    two = {"QUANTD_SHIM_DEVICES": "2"}
+    with Daemon("--module-dir", SHIM, "--device", "all", env=two) as daemon:
+        equal([one["id"] for one in daemon.get("/v1/system")["devices"]], ["cuda:0", "cuda:1"], "all of the best kind")
+    with Daemon("--module-dir", SHIM, "--device", "cpu,cuda:1,cuda:0", "--threads", "1", env=two) as daemon:
+        equal([one["id"] for one in daemon.get("/v1/system")["devices"]], ["cpu", "cuda:1", "cuda:0"], "devices")
+        wanted = ["cuda:0", "cuda:0", "cuda:1", "cpu", "auto"]
+        jobs = [new_job(daemon, RECORDS, resources={"device": device}, **body) for device in wanted]
+        states = [succeed(daemon, job) for job in jobs]
+        ran = [started(daemon, job) for job in jobs]
+        equal(ran[:4], wanted[:4], "devices that jobs asked for")
+        true(ran[4] in ("cpu", "cuda:0", "cuda:1"), "a device for a job that names none: %r" % ran)
+        spans = {job: (state["started_at"], state["finished_at"]) for job, state in zip(jobs, states)}
+        print("  ran on %r" % ran)
+        true(spans[jobs[2]][0] <= spans[jobs[0]][1], "cuda:1 did not wait for cuda:0: %r" % spans)
+        true(spans[jobs[1]][0] >= spans[jobs[0]][1], "one job at a time on a device: %r" % spans)
+        made = [artifact_files(daemon, state) for state in states]
+        equal(made[0], made[1], "two jobs on one device")
+        equal(made[0], made[2], "the same on another device of the kind")
+        text = daemon.request("GET", "/metrics").body.decode()
+        for device in ("cpu", "cuda:0", "cuda:1"):
+            true('quantd_gpu_memory_bytes{gpu="%s",kind="job_peak"} 0' % device in text, "no job runs on %s" % device)
+    with Daemon("--module-dir", SHIM, "--device", "cpu") as daemon:
+        equal(made[3], artifact_files(daemon, succeed(daemon, new_job(daemon, RECORDS, **body))), "the CPU by itself")
+
+
+def artifact_files(daemon, state):
+    manifest = daemon.get("/v1/artifacts/%s" % state["result"]["artifact_id"])
+    return {file["path"]: file["sha256"] for file in manifest["files"] if file["path"].endswith(".safetensors")}
+
+
+main([without_a_module, damaged_module, module_without_its_libraries, found_without_an_option, real_module, device_of_its_own,
+      jobs_on_several_devices])

@@ -10,7 +10,7 @@ static void make_layers(struct rig *rig, char job[ID_SIZE])
 {
     struct job_row row;
     fake_service_job(&rig->service, STATUS_QUEUED, job);
-    ck_assert_rc_ok(store_job_claim(rig->store, STATUS_QUEUED, STATUS_RUNNING, "test", &row));
+    ck_assert_rc_ok(store_job_claim(rig->store, STATUS_QUEUED, STATUS_RUNNING, "test", "[]", &row));
     json_t *block = json_pack("{s:i, s:s, s:s}", "index", 0, "file", "block-0", "sha256", "00");
     json_t *layers =
         json_pack("[{s:i, s:s, s:f, s:n}, {s:i, s:s, s:f, s:s}]", "index", 0, "module", "m.q", "relative_mse", 0.25,

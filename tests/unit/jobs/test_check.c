@@ -244,9 +244,16 @@ START_TEST(test_the_device_that_runs_is_judged)
     ck_assert_rc_ok(check_on(&large));
     ck_assert_int_eq(check_on(&small), ERR_INSUFFICIENT_MEMORY);
     ck_assert_rc_ok(check_on(NULL));
-    ck_assert_rc_ok(gpu_find("cpu"));
-    ck_assert_int_eq(gpu_find("gpu"), ERR_CONFIG);
-    ck_assert_int_eq(gpu_find("cpu:1"), ERR_CONFIG);
+    struct gpu_names names;
+    ck_assert_rc_ok(gpu_find_all("cpu", &names));
+    ck_assert_int_eq(names.count, 1);
+    ck_assert_str_eq(names.ids[0], "cpu");
+    ck_assert_rc_ok(gpu_find_all("all", &names));
+    ck_assert_int_eq(names.count, 1);
+    static const char *const refused[] = {"gpu", "cpu:1", "cpu,gpu", "cpu,cpu", "auto,cpu", "cpu,", "", "all,cpu"};
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        ck_assert_int_eq(gpu_find_all(refused[i], &names), ERR_CONFIG);
+    }
     ck_assert_int_eq(gpu_describe("cpu:1", 1, &large), ERR_CONFIG);
     model_close(model);
 }

@@ -210,11 +210,11 @@ START_TEST(test_claim)
     const struct store_config config = {.data_dir = dir};
     ck_assert_rc_ok(store_open(&config, &store));
 
-    ck_assert_int_eq(job_claim(store, "w", &row), ERR_NOT_FOUND);
+    ck_assert_int_eq(job_claim(store, "w", "[]", &row), ERR_NOT_FOUND);
     make(store, 0, id);
-    ck_assert_int_eq(job_claim(store, "w", &row), ERR_NOT_FOUND); /* it awaits its calibration */
+    ck_assert_int_eq(job_claim(store, "w", "[]", &row), ERR_NOT_FOUND); /* it awaits its calibration */
     ck_assert_rc_ok(move(store, id, JOB_COMPLETE, NULL));
-    ck_assert_rc_ok(job_claim(store, "w", &row));
+    ck_assert_rc_ok(job_claim(store, "w", "[]", &row));
     ck_assert_str_eq(row.id, id);
     ck_assert_int_eq(row.status, job_next(STATUS_QUEUED, JOB_CLAIM));
     ck_assert_str_eq(row.worker, "w");

@@ -54,13 +54,13 @@ START_TEST(test_orders_are_for_one_attempt)
     rig_open(&rig);
     second.fence = task->fence = 2;
     snprintf(task->id, sizeof(task->id), "%s", first.id);
-    rig.service->supervisor.task = task; /* nothing is queued, so the supervisor's thread leaves it alone */
+    rig.service->supervisor.runners[0].task = task; /* nothing is queued, so the runner's thread leaves it alone */
     supervisor_tell(rig.service, &first, ORDER_CANCEL);
     supervisor_tell(rig.service, &first, ORDER_PAUSE_NOW);
     ck_assert(!atomic_load(&task->cancelled) && atomic_load(&task->pause) == PAUSE_NONE);
     supervisor_tell(rig.service, &second, ORDER_CANCEL);
     ck_assert(atomic_load(&task->cancelled));
-    rig.service->supervisor.task = NULL;
+    rig.service->supervisor.runners[0].task = NULL;
     free(task);
     rig_close(&rig);
 }

@@ -59,7 +59,7 @@ static inline void add_job(struct store *store, int priority, int64_t queued_at,
 static inline struct job_row claim_job(struct store *store)
 {
     struct job_row job;
-    ck_assert_rc_ok(store_job_claim(store, STATUS_QUEUED, STATUS_RUNNING, "w", &job));
+    ck_assert_rc_ok(store_job_claim(store, STATUS_QUEUED, STATUS_RUNNING, "w", "[]", &job));
     return job;
 }
 

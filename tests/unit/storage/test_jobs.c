@@ -213,7 +213,7 @@ START_TEST(claims_go_by_priority_then_age)
         ck_assert_int_gt(job.started_at, 0);
         job_row_deinit(&job);
     }
-    ck_assert_int_eq(store_job_claim(bench.store, STATUS_QUEUED, STATUS_RUNNING, "w", &job), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_job_claim(bench.store, STATUS_QUEUED, STATUS_RUNNING, "w", "[]", &job), ERR_NOT_FOUND);
     bench_deinit(&bench);
 }
 END_TEST
@@ -231,7 +231,7 @@ START_TEST(a_second_claim_fences_the_first)
     int64_t started_at = job.started_at;
     job_row_deinit(&job);
     ck_assert_rc_ok(move_job(bench.store, id, STATUS_RUNNING, 1, STATUS_QUEUED, NULL));
-    ck_assert_rc_ok(store_job_claim(bench.store, STATUS_QUEUED, STATUS_RUNNING, "b", &job));
+    ck_assert_rc_ok(store_job_claim(bench.store, STATUS_QUEUED, STATUS_RUNNING, "b", "[]", &job));
     ck_assert_int_eq(job.attempt, 2);
     ck_assert_int_eq(job.fence, 2);
     ck_assert_int_eq(job.started_at, started_at);

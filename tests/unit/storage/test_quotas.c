@@ -146,7 +146,7 @@ static void check_claim(struct store *store, const char *id)
     struct job_row job;
 
     if (id == NULL) {
-        ck_assert_int_eq(store_job_claim(store, STATUS_QUEUED, STATUS_RUNNING, "w", &job), ERR_NOT_FOUND);
+        ck_assert_int_eq(store_job_claim(store, STATUS_QUEUED, STATUS_RUNNING, "w", "[]", &job), ERR_NOT_FOUND);
         return;
     }
     job = claim_job(store);

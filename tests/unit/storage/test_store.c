@@ -232,7 +232,7 @@ static void *hammer(void *data)
         char id[ID_SIZE];
         add_job(shared->store, i % 3, i, id);
         ck_assert_rc_ok(store_event_append(shared->store, id, "log", NULL));
-        int rc = store_job_claim(shared->store, STATUS_QUEUED, STATUS_RUNNING, "w", &job);
+        int rc = store_job_claim(shared->store, STATUS_QUEUED, STATUS_RUNNING, "w", "[]", &job);
         if (rc == 0) {
             ck_assert_int_eq(job.fence, 1); /* nobody else got it */
             ck_assert_rc_ok(publish_job(shared->store, job.id, 1, NULL));

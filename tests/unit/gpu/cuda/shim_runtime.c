@@ -10,8 +10,14 @@
 #include <time.h>
 
 /* --- devices */
+/* QUANTD_SHIM_DEVICES: how many, where a test did not say so. */
 cudaError_t cudaGetDeviceCount(int *count)
 {
+    const char *devices = getenv("QUANTD_SHIM_DEVICES");
+
+    if (devices != NULL && shim_state.devices == 1) {
+        shim_state.devices = atoi(devices);
+    }
     *count = shim_state.probe_error == 0 ? shim_state.devices : 0;
     return (cudaError_t)shim_state.probe_error;
 }
