@@ -277,6 +277,11 @@ int qtensor_new_without_codes(const char *name, const struct qscheme *scheme, in
     return qtensor_new_parts(name, scheme, rows, cols, false, out);
 }
 
+int qtensor_allocate_codes(struct qtensor *q)
+{
+    return qtensor_allocate(q, true);
+}
+
 int qtensor_reserve_index(struct qtensor *q, int64_t count)
 {
     if (count < 0 || count > q->rows * q->cols) {

@@ -109,6 +109,10 @@ int qtensor_describe(const char *name, const struct qscheme *scheme, int64_t row
 /* Allocate the arrays but index and values. ERR_HOST_OUT_OF_MEMORY; ERR_INCOMPATIBLE_OPTIONS when the scheme does not
  * fit the shape. */
 int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out);
+/* The same without codes and entries, which qtensor_allocate_codes adds: for those that are on a device as yet. */
+int qtensor_new_without_codes(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols,
+                              struct qtensor *out);
+int qtensor_allocate_codes(struct qtensor *q); /* once is enough, again is fine */
 /* Allocate `count` positions (and values, for TABLE). Once, on a new tensor. */
 int qtensor_reserve_index(struct qtensor *q, int64_t count);
 void qtensor_deinit(struct qtensor *q); /* zeroed is fine */

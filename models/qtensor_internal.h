@@ -16,9 +16,6 @@
 /* What inputs are quantized to goes by its name: "none" (DTYPE_F32), "int8", "e4m3"; NULL for no such thing. */
 const char *qtensor_input_name(enum dtype element);
 
-/* qtensor_new without memory for codes and entries, which stay NULL. */
-int qtensor_new_without_codes(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols,
-                              struct qtensor *out);
 /* "<name>.<part>" */
 void qtensor_part_name(const struct qtensor *q, const struct qtensor_part *part, char out[160]);
 /* Of the array in memory. */

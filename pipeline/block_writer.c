@@ -72,6 +72,7 @@ int block_outputs_download(struct block_outputs *outputs, int i, const struct gp
     struct tensor *codes = &outputs->codes[i];
 
     if (codes->data != NULL) {
+        TRY(qtensor_allocate_codes(&outputs->list[i])); /* here, not where the device would wait for it */
         TRY(gpu->ops->download(stream, outputs->list[i].codes, codes->data, tensor_bytes(codes)));
         gpu_tensor_free(gpu, codes);
     }

@@ -102,15 +102,29 @@ static int upload_zeros(struct run *run, const struct qtensor *q, struct tensor 
                                 zero);
 }
 
+/* The codes of a result on the device: those that the method left there, or a copy in `uploaded`. */
+static int codes_of(struct run *run, const struct linear_job *job, int64_t rows, int64_t cols, struct tensor *uploaded,
+                    struct tensor *codes)
+{
+    if (job->codes.data != NULL) {
+        *codes = tensor_2d(job->codes.data, DTYPE_U8, rows, cols);
+        return 0;
+    }
+    TRY(gpu_tensor_from_host(run->p->gpu, run->stream, DTYPE_U8, 2, (const int64_t[]){rows, cols}, job->result.codes,
+                             uploaded));
+    *codes = *uploaded;
+    return 0;
+}
+
 static int dequantize_grid(struct run *run, const struct gpu_grid *grid, struct linear_job *job)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct qtensor *q = &job->result;
-    const int64_t shape[2] = {q->rows, q->cols};
     const int64_t groups[2] = {q->rows, q->groups};
-    AUTO_TENSOR(codes, gpu);
+    struct tensor codes;
+    AUTO_TENSOR(uploaded, gpu);
 
-    TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, shape, q->codes, &codes));
+    TRY(codes_of(run, job, q->rows, q->cols, &uploaded, &codes));
     TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, groups, q->scales, &job->scale));
     TRY(upload_zeros(run, q, &job->zero));
     return gpu->ops->dequantize(run->stream, &job->dequantized, &codes, &job->scale, &job->zero, grid);
@@ -125,10 +139,11 @@ static int dequantize_tiles(struct run *run, struct linear_job *job)
     int64_t rows = flat ? 1 : q->rows, cols = flat ? q->rows * q->cols : q->cols;
     const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
     const struct tensor w = tensor_2d(job->dequantized.data, DTYPE_F32, rows, cols);
-    AUTO_TENSOR(codes, gpu);
+    struct tensor codes;
+    AUTO_TENSOR(uploaded, gpu);
     AUTO_TENSOR(scale, gpu);
 
-    TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, (const int64_t[]){rows, cols}, q->codes, &codes));
+    TRY(codes_of(run, job, rows, cols, &uploaded, &codes));
     TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, q->scales,
                              &scale));
     return gpu->ops->tile_decode(run->stream, &w, &codes, &scale, &tiles);
@@ -419,6 +434,7 @@ static int output_result(struct run *run, struct linear_job *job, struct block_o
     gpu_tensor_free(gpu, &job->zero);
     gpu_tensor_free(gpu, &job->dequantized); /* of one that failed */
     if (job->result.name[0] == '\0') {
+        gpu_tensor_free(gpu, &job->codes);
         return 0; /* it was not solved */
     }
     int rc = block_outputs_reserve(outputs);

@@ -242,6 +242,12 @@ int quant_importance(const struct solve_context *context, const struct layer_sta
     return gpu_tensor_from_host(context->gpu, context->stream, DTYPE_F32, 1, &stats->columns, diagonal, out);
 }
 
+/* In host memory they are the result's at once. */
+static bool quant_tiles_stay(const struct solve_context *context)
+{
+    return context->on_device && !context->gpu->info.host_memory;
+}
+
 int quant_tile_range(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
                      struct qtensor *q)
 {
@@ -253,8 +259,15 @@ int quant_tile_range(const struct solve_context *context, const struct tensor *w
     return gpu->ops->download(context->stream, q->scales, absmax.data, tensor_bytes(&absmax));
 }
 
+int quant_tile_new(const struct solve_context *context, const char *name, const struct qscheme *scheme, int64_t rows,
+                   int64_t cols, struct qtensor *out)
+{
+    return quant_tiles_stay(context) ? qtensor_new_without_codes(name, scheme, rows, cols, out)
+                                     : qtensor_new(name, scheme, rows, cols, out);
+}
+
 int quant_tile_encode(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
-                      struct qtensor *q)
+                      struct linear_job *job, struct qtensor *q)
 {
     const struct gpu *gpu = context->gpu;
     AUTO_TENSOR(scale, gpu);
@@ -264,6 +277,10 @@ int quant_tile_encode(const struct solve_context *context, const struct tensor *
                              &scale));
     TRY(gpu_tensor_uninitialized(gpu, DTYPE_U8, 2, w->shape, &codes));
     TRY(gpu->ops->tile_encode(context->stream, &codes, w, &scale, spec));
+    if (quant_tiles_stay(context)) {
+        job->codes = tensor_move(&codes);
+        return 0;
+    }
     return gpu->ops->download(context->stream, q->codes, codes.data, tensor_bytes(&codes));
 }
 
@@ -325,7 +342,9 @@ int quant_work_take(const struct solve_context *context, struct quant_work *work
     const struct gpu_ops *ops = context->gpu->ops;
     AUTO(qtensor) struct qtensor q = {0};
 
-    TRY(qtensor_new(job->name, &work->scheme, work->w.shape[0], work->w.shape[1], &q));
+    int64_t rows = work->w.shape[0], cols = work->w.shape[1];
+    TRY(context->on_device ? qtensor_new_without_codes(job->name, &work->scheme, rows, cols, &q)
+                           : qtensor_new(job->name, &work->scheme, rows, cols, &q));
     if (!context->on_device) {
         TRY(ops->download(context->stream, q.codes, work->codes.data, tensor_bytes(&work->codes)));
     } else if (!work->rounded) {

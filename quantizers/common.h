@@ -93,12 +93,15 @@ struct gpu_grid quant_scheme_grid(const struct qscheme *scheme);
 int quant_round_nearest(const struct gpu *gpu, struct gpu_stream *stream, const struct gpu_grid *grid,
                         const struct tensor *w, const struct tensor *codes, const struct tensor *scale,
                         const struct tensor *zero);
-/* For codes of elements (gpu_tiles): the largest magnitudes of w's tiles into q->scales, and codes for the scales that
- * stand there. w F32, as many weights as q has. */
+/* For codes of elements (gpu_tiles): an empty result, the largest magnitudes of w's tiles into its scales, and codes
+ * for the scales that stand there. w F32, as many weights as q has. Codes stay in a device's own memory (job->codes, U8
+ * in w's shape) where context->on_device lets them. */
+int quant_tile_new(const struct solve_context *context, const char *name, const struct qscheme *scheme, int64_t rows,
+                   int64_t cols, struct qtensor *out);
 int quant_tile_range(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
                      struct qtensor *q);
 int quant_tile_encode(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
-                      struct qtensor *q);
+                      struct linear_job *job, struct qtensor *q);
 /* A positive scale as dtype (F32, F16 or BF16) stores it; beyond its range at either end, the last value that it has.
  */
 float quant_store_scale(float scale, enum dtype dtype);

@@ -87,11 +87,11 @@ static int fp8_range_linear(const struct solve_context *context, const struct li
     made.scale_dtype = context->scale_dtype;
     const struct gpu_tiles tiles = qtensor_tiles(&made);
     TRY(quant_check_finite(context, job));
-    TRY(qtensor_new(job->name, &made, rows, cols, q));
+    TRY(quant_tile_new(context, job->name, &made, rows, cols, q));
     return quant_tile_range(context, job->weight, &tiles, q);
 }
 
-static int fp8_encode_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
+static int fp8_encode_linear(const struct solve_context *context, struct linear_job *job, struct qtensor *q)
 {
     const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
     float element_max = (float)dtype_rows[q->scheme.element].max;
@@ -99,7 +99,7 @@ static int fp8_encode_linear(const struct solve_context *context, const struct l
     for (int64_t i = 0; i < q->row_groups * q->groups; i++) {
         q->scales[i] = q->scales[i] == 0 ? 1.0f : quant_store_scale(q->scales[i] / element_max, q->scheme.scale_dtype);
     }
-    return quant_tile_encode(context, job->weight, &tiles, q);
+    return quant_tile_encode(context, job->weight, &tiles, job, q);
 }
 
 static bool fp8_is_per_tensor(const struct linear_job *job)

@@ -42,7 +42,7 @@ static int llm_int8_scheme(const void *params, int64_t rows, int64_t cols, struc
     return 0;
 }
 
-static int llm_int8_encode(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
+static int llm_int8_encode(const struct solve_context *context, struct linear_job *job, struct qtensor *q)
 {
     const struct gpu_tiles tiles = {DTYPE_I8, 1, q->cols};
 
@@ -51,7 +51,7 @@ static int llm_int8_encode(const struct solve_context *context, const struct lin
         q->scales[n] = q->scales[n] > 0 ? quant_store_scale(q->scales[n] / LARGEST, q->scheme.scale_dtype) : 1.0f;
         q->zeros[n] = ZERO;
     }
-    return quant_tile_encode(context, job->weight, &tiles, q);
+    return quant_tile_encode(context, job->weight, &tiles, job, q);
 }
 
 /* Columns that reached the threshold into q->index. */
@@ -109,20 +109,26 @@ static int llm_int8_note_gain(const struct solve_context *context, const struct 
     const struct gpu *gpu = context->gpu;
     const int64_t in[2] = {stats->sample.shape[0], q->cols}, out[2] = {stats->sample.shape[0], q->rows};
     double with = 0, without = 0;
-    AUTO_FREE float *host_w = NULL, *host_outliers = NULL;
+    const struct gpu_tiles tiles = {DTYPE_I8, 1, q->cols};
+    AUTO_FREE float *host_outliers = NULL;
+    AUTO_TENSOR(uploaded, gpu);
+    AUTO_TENSOR(scale, gpu);
     AUTO_TENSOR(w, gpu);
     AUTO_TENSOR(outliers, gpu);
     AUTO_TENSOR(x, gpu);
     AUTO_TENSOR(expected, gpu);
     AUTO_TENSOR(actual, gpu);
 
-    TRY(mem_buffer(&host_w, (size_t)(q->rows * q->cols)));
     TRY(mem_array(&host_outliers, (size_t)q->cols));
-    qtensor_dequantize(q, host_w);
     for (int64_t i = 0; i < q->index_count; i++) {
         host_outliers[q->index[i]] = 1.0f;
     }
-    TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 2, job->weight->shape, host_w, &w));
+    if (job->codes.data == NULL) {
+        TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_U8, 2, job->weight->shape, q->codes, &uploaded));
+    }
+    TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 2, (const int64_t[]){q->rows, 1}, q->scales, &scale));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, job->weight->shape, &w));
+    TRY(gpu->ops->tile_decode(context->stream, &w, job->codes.data != NULL ? &job->codes : &uploaded, &scale, &tiles));
     TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 1, &q->cols, host_outliers, &outliers));
     TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, in, &x));
     TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, out, &expected));
@@ -148,7 +154,7 @@ static int llm_int8_solve_linear(const struct solve_context *context, const stru
     TRY(llm_int8_scheme(job->params, rows, cols, &made));
     made.scale_dtype = context->scale_dtype;
     TRY(quant_check_finite(context, job));
-    TRY(qtensor_new(job->name, &made, rows, cols, &q));
+    TRY(quant_tile_new(context, job->name, &made, rows, cols, &q));
     TRY(llm_int8_encode(context, job, &q));
     if (made.input_threshold > 0) {
         TRY(llm_int8_find_outliers(context, stats, &q));
@@ -169,9 +175,7 @@ static void llm_int8_cost(const void *values, const struct quant_shape *shape, s
     sample = shape->tokens < sample ? shape->tokens : sample;
     *out = (struct quant_cost){.solving = elements, .operations = 10 * (double)elements};
     if (p->llm_int8_threshold > 0 && sample > 0) {
-        int64_t noting = (elements + sample * (shape->cols + 2 * shape->rows)) * (int64_t)sizeof(float);
-        out->solving = noting > elements ? noting : elements;
-        out->host = elements * (int64_t)sizeof(float);
+        out->solving += (elements + sample * (shape->cols + 2 * shape->rows)) * (int64_t)sizeof(float);
         out->operations += 6 * (double)sample * (double)elements;
     }
 }

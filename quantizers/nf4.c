@@ -103,10 +103,10 @@ static int nf4_solve_linear(const struct solve_context *context, const struct la
     made.scale_dtype = context->scale_dtype;
     const struct gpu_tiles tiles = qtensor_tiles(&made);
     TRY(quant_check_finite(context, job));
-    TRY(qtensor_new(job->name, &made, rows, cols, &q));
+    TRY(quant_tile_new(context, job->name, &made, rows, cols, &q));
     TRY(quant_tile_range(context, &flat, &tiles, &q));
     nf4_store_scales(&q);
-    TRY(quant_tile_encode(context, &flat, &tiles, &q));
+    TRY(quant_tile_encode(context, &flat, &tiles, job, &q));
     job->result = qtensor_move(&q);
     job->loss = NAN;
     job->seconds = clock_monotonic_seconds() - start;

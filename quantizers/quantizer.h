@@ -101,7 +101,7 @@ struct solve_context {
     struct gpu_stream *stream;
     enum dtype scale_dtype; /* what the chosen format stores */
     uint64_t seed;
-    bool on_device;          /* leave codes of an integer grid where they are: see linear_job */
+    bool on_device;          /* leave codes where they are: see linear_job */
     int (*tick)(void *data); /* call between columns blocks or linears: nonzero = stop and return it */
     void *tick_data;
     /* Where the method's output_tokens asks for them: keep O + (1 - keep) I, F32 [N,N], O being the second moments of
@@ -139,9 +139,9 @@ struct linear_job {
     const void *params;          /* the method's params struct, overrides applied */
     bool scores;                 /* its outputs are multiplied with another module's: attention's queries and keys */
     struct qtensor result;       /* set on success */
-    /* Where context->on_device is set and the result is an integer grid that the device solved: its codes U8 [N,K],
-     * which result.codes waits for, its grid F32 [N,K/g], which the result has too, and the weight that they stand
-     * for, F32 [N,K]. The caller's to free. */
+    /* Where context->on_device is set and the device made codes: those, U8, as many as result.codes, which is not
+     * allocated as yet. Of an integer grid that the device solved also the grid F32 [N,K/g], which the result has too,
+     * and the weight that they stand for, F32 [N,K]. The caller's to free, also after a failure. */
     struct tensor codes, scale, zero, dequantized;
     double loss;                            /* the method's own objective, NAN if it has none */
     bool refined;                           /* by coordinate descent: */
