@@ -70,7 +70,7 @@ static const struct params_row evaluation_rows[] = {
 static const struct params_row output_rows[] = {
     ROW(PARAMS_STRING, spec_output, format, "null",
         .help = "Artifact format, from GET /v1/system; when not given, the first of these that carries the result."),
-    ROW(PARAMS_INT, spec_output, max_shard_bytes, "5368709120", .min = 1048576, .max = 1e12,
+    ROW(PARAMS_INT, spec_output, max_shard_bytes, "1073741824", .min = 1048576, .max = 1e12,
         .help = "Size at which a new shard begins."),
     ROW(PARAMS_SWITCH, spec_output, sign, "null", .quiet = true,
         .help = "Sign the artifact (model.sig); null = if the daemon has a key."),

@@ -39,10 +39,10 @@ def tour():
         equal(first["metadata"], {"team": "search"}, "metadata")
         by_flags = client.run("submit", "--model", model["id"], "--method", "gptq", "-b", "4", "-g", "64", "--calibration",
                               file["id"], "--num-samples", "24", "--sequence-length", "128", "--evaluation", "0.125",
-                              "--set", "damp_percent=0.02", "--set", "output.max_shard_bytes=1073741824", "--metadata",
+                              "--set", "damp_percent=0.02", "--set", "output.max_shard_bytes=2147483648", "--metadata",
                               "team=maps", "--name", "by flags", "--wait", "--json").json
         equal(by_flags["quantization"]["damp_percent"], 0.02, "damp_percent")
-        equal(by_flags["output"]["max_shard_bytes"], 1073741824, "max_shard_bytes")
+        equal(by_flags["output"]["max_shard_bytes"], 2147483648, "max_shard_bytes")
         listed = client.run("jobs", "--json").json["data"]
         equal([job["id"] for job in listed], [by_flags["id"], first["id"]], "jobs, newest first")
         equal([job["id"] for job in client.run("jobs", "--metadata", "team=search", "--json").json["data"]],
