@@ -39,6 +39,8 @@ struct block_tape;
 /* Device memory, F32, in bytes, of a tape for any layer of the model: values, gradients, an expert's rows of all
  * tokens, what `rounds` adds, rotary tables. -1: it does not fit an int64_t, or a layer is not differentiable. */
 int64_t block_tape_bytes(const struct block_tape_spec *spec);
+/* Of these, gradients: what nothing has touched as long as there was no backward pass. */
+int64_t block_tape_gradient_bytes(const struct block_tape_spec *spec);
 /* Allocates all of that, and nothing later. The gpu (copied) and the stream outlive the tape. ERR_INTERNAL where a
  * layer is not differentiable; ERR_DEVICE_OUT_OF_MEMORY and the like from the device. Sets *out on success only. */
 int block_tape_new(const struct block_tape_spec *spec, const struct gpu *gpu, struct gpu_stream *stream,

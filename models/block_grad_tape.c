@@ -75,7 +75,16 @@ void tape_layout_place(const struct tape_layout *layout, struct block_values *va
 /* Of the layers of a model, the largest of each. */
 struct tape_sizes {
     int64_t columns, expert_columns, top_k;
+    int64_t values, expert_values; /* columns of these but for gradients */
 };
+
+static void tape_larger(const struct tape_layout *layout, int64_t *columns, int64_t *values)
+{
+    int64_t kept = layout->plan.columns[REGION_KEPT];
+
+    *columns = layout->columns > *columns ? layout->columns : *columns;
+    *values = kept > *values ? kept : *values;
+}
 
 static struct tape_sizes tape_sizes(const struct plans *plans)
 {
@@ -85,12 +94,12 @@ static struct tape_sizes tape_sizes(const struct plans *plans)
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
         const struct plan *plan = plans_kind(plans, kind);
         tape_layout_make(plan, &layout);
-        sizes.columns = layout.columns > sizes.columns ? layout.columns : sizes.columns;
+        tape_larger(&layout, &sizes.columns, &sizes.values);
         for (int s = 0; s < plan->step_count; s++) {
             if (plan->steps[s].kind == STEP_EXPERTS) {
                 const struct plan_experts *experts = plan->steps[s].experts;
                 tape_layout_make(experts->plan, &layout);
-                sizes.expert_columns = layout.columns > sizes.expert_columns ? layout.columns : sizes.expert_columns;
+                tape_larger(&layout, &sizes.expert_columns, &sizes.expert_values);
                 sizes.top_k = experts->top_k > sizes.top_k ? experts->top_k : sizes.top_k;
             }
         }
@@ -126,6 +135,18 @@ int64_t block_tape_bytes(const struct block_tape_spec *spec)
         bytes += 2 * 4 * spec->length * (config->ropes[i].dims / 2);
     }
     return bytes + (spec->rounds ? block_rounded_bytes(spec->plans, tokens) : 0);
+}
+
+int64_t block_tape_gradient_bytes(const struct block_tape_spec *spec)
+{
+    int64_t tokens = tape_tokens(spec);
+
+    if (tokens < 0 || !plans_differentiable(spec->plans, NULL)) {
+        return 0;
+    }
+    const struct tape_sizes sizes = tape_sizes(spec->plans);
+    int64_t columns = sizes.columns - sizes.values + sizes.expert_columns - sizes.expert_values;
+    return 4 * block_padded(tokens) * columns + 4 * tokens * sizes.top_k;
 }
 
 static int tape_allocate(struct block_tape *t)

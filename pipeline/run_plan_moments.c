@@ -83,6 +83,7 @@ void run_walk_moments(struct run_walk *w)
     struct run_walk before = *w; /* of the run's sets, which are not there yet */
     before.always = before.kept = before.stores_host = 0;
     run_walk_note(&before, STAGE_CALIBRATING, block + tape, held);
+    before.kept = w->device->host_memory ? block_tape_gradient_bytes(&spec) : 0; /* no block was gone back through */
     run_walk_note(&before, STAGE_CALIBRATING, moments_plan_head(w) + tape,
                   held + moments_plan_labels(w) * w->config->vocab_size * FLOAT);
 }

@@ -52,7 +52,9 @@ int64_t memory_plan_end_to_end(const struct recipe *recipe, const struct model *
     if (!recipe_end_to_end(recipe, &plan)) {
         return 0;
     }
-    int64_t tables = 2 * c->vocab_size * c->hidden_size * (int64_t)dtype_rows[model_dtype(model)].bytes;
+    bool tied = false; /* where that cannot be read, the run fails */
+    int64_t table = c->vocab_size * c->hidden_size * (int64_t)dtype_rows[model_dtype(model)].bytes;
+    int64_t tables = model_tied(model, &tied) == 0 && tied ? table : 2 * table;
     int64_t tape = head_tape_bytes(c, memory_plan_logits(c, host_memory), true);
     return tables + (tape > 0 ? tape : 0) + (batch_tokens + tape_tokens) * c->hidden_size * FLOAT;
 }
@@ -110,26 +112,43 @@ static void end_block_work(struct run_walk *w, const struct plan *plan, double f
         w->eval_tokens > 0 ? plan_flops(plan, ~(plan_set)0, w->eval_tokens, w->load->eval_length) : 0;
 }
 
+/* Of the device, a block on a visit: weights and their gradients; of those on a grid the latents, too, and as it is
+ * written its codes. The largest weight once more, for what steps make. *codes: all codes, which the host has. */
+static int64_t end_block_bytes(const struct run_walk *w, int64_t layer, int64_t *codes, int64_t *largest)
+{
+    const struct plan *plan = plans_layer(model_plans(w->model), layer);
+    int64_t bytes = 0;
+
+    *codes = *largest = 0;
+    for (int i = 0; i < plan->module_count; i++) {
+        struct qscheme scheme;
+        int64_t elements = plan->modules[i].rows * plan->modules[i].cols;
+        bytes += elements * FLOAT;
+        if (run_walk_solver(w, layer, i, &scheme) == NULL) {
+            continue;
+        }
+        bytes += elements * FLOAT + (scheme.kind == QTENSOR_INT ? elements * (FLOAT + 1) : 0);
+        *codes += elements;
+        *largest = elements > *largest ? elements : *largest;
+    }
+    return bytes + *largest * FLOAT;
+}
+
 /* After the last block: one block with the gradients of its weights, the head with its way back. */
 void run_walk_end(struct run_walk *w)
 {
     const struct model_config *c = w->config;
     const struct run_load *load = w->load;
     struct end_sets sets;
-    int64_t block = 0, largest = 0;
+    int64_t block = 0, host = 0;
 
     if (!end_sets_of(load, &sets)) {
         return;
     }
-    for (int kind = 0; kind < plans_kinds(model_plans(w->model)); kind++) {
-        const struct plan *plan = plans_kind(model_plans(w->model), kind);
-        int64_t elements = 0;
-        for (int i = 0; i < plan->module_count; i++) {
-            int64_t one = plan->modules[i].rows * plan->modules[i].cols;
-            elements += one;
-            largest = one > largest ? one : largest;
-        }
-        block = elements > block ? elements : block;
+    for (int64_t layer = 0; layer < c->num_layers; layer++) {
+        int64_t codes, largest, bytes = end_block_bytes(w, layer, &codes, &largest);
+        block = bytes > block ? bytes : block;
+        host = codes + largest * FLOAT > host ? codes + largest * FLOAT : host; /* latents on their way to the device */
     }
     int64_t lane = tune_lane(load->sequences, load->length);
     int64_t head = memory_plan_end_to_end(load->recipe, w->model, w->device->host_memory, sets.batch * load->length,
@@ -139,7 +158,7 @@ void run_walk_end(struct run_walk *w)
             rows = (sets.batch < lane ? sets.batch : lane) * load->length;
     int64_t untouched = rows < chunk ? head_tape_bytes(c, chunk, true) - head_tape_bytes(c, rows, true) : 0;
     w->kept += w->device->host_memory ? untouched : 0;
-    run_walk_note(w, STAGE_QUANTIZING, head + 2 * block * FLOAT, block + largest * FLOAT); /* and its codes */
+    run_walk_note(w, STAGE_QUANTIZING, head + block, host);
     w->kept -= w->device->host_memory ? untouched : 0;
     w->plan->work[PHASE_SOLVE] +=
         LEARNING_SHARE * logits * (6 * sets.steps * (double)sets.batch + 4 * sets.measured * (double)sets.held);

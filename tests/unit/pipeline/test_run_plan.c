@@ -83,6 +83,20 @@ START_TEST(every_method_is_planned)
 }
 END_TEST
 
+/* Learning on the complete model takes most, after the blocks. */
+START_TEST(the_end_is_planned)
+{
+    struct world w;
+
+    world_open_with(&w, "qat", "{\"bits\":4,\"group_size\":64,\"epochs\":1,\"end_to_end\":true}", 2);
+    w.format = format_find("compressed-tensors");
+    const struct run_plan plan = plan_of(&w);
+    ck_assert_int_eq(run_plan_peak(&plan).device, plan.stages[STAGE_QUANTIZING].device);
+    ck_assert(measure(&w, "end_to_end"));
+    world_close(&w);
+}
+END_TEST
+
 static const char *const configs[] = {
     "{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\",\"hidden_size\":256,"
     "\"intermediate_size\":512,\"num_hidden_layers\":2,\"num_attention_heads\":8,\"num_key_value_heads\":4,"
@@ -174,4 +188,5 @@ START_TEST(activations_are_counted)
 }
 END_TEST
 
-UNIT_MAIN("run_plan", every_method_is_planned, passes_are_planned, other_families_are_planned, activations_are_counted)
+UNIT_MAIN("run_plan", every_method_is_planned, the_end_is_planned, passes_are_planned, other_families_are_planned,
+          activations_are_counted)
