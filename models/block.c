@@ -169,10 +169,16 @@ int block_rounded_new(struct block_scratch *s)
                           &s->rounded);
 }
 
+static struct block_scratch *block_scratch_owner(struct block_scratch *s)
+{
+    return s->owner != NULL ? s->owner : s;
+}
+
 int block_rounded(struct block_scratch *scratch, const struct tensor *like, struct tensor *rounded)
 {
-    struct block_scratch *s = scratch->owner != NULL ? scratch->owner : scratch;
+    struct block_scratch *s = block_scratch_owner(scratch);
 
+    s->rounding.x = NULL;
     TRY(s->rounded.data == NULL ? block_rounded_new(s) : 0);
     *rounded = tensor_2d(s->rounded.data, DTYPE_F32, like->shape[0], like->shape[1]);
     return 0;
@@ -187,6 +193,34 @@ int block_round_input(const struct block_step *r, const struct block_module *mod
     return r->s->gpu->ops->quantize_input(r->s->stream, rounded, x, outliers, &module->input);
 }
 
+static bool block_same_rounding(const struct block_rounding *a, const struct block_rounding *b)
+{
+    return a->x == b->x && a->outliers == b->outliers && a->rows == b->rows && a->cols == b->cols &&
+           a->input.element == b->input.element && a->input.dynamic == b->input.dynamic &&
+           a->input.group_size == b->input.group_size && a->input.half == b->input.half &&
+           a->input.scale == b->input.scale;
+}
+
+/* The same, but not made again for the next linear of this run that reads x. */
+static int block_share_input(const struct block_step *r, const struct block_module *module, const struct tensor *x,
+                             struct tensor *rounded)
+{
+    struct block_scratch *s = block_scratch_owner(r->s);
+    const struct block_rounding wanted = {.x = x->data,
+                                          .outliers = module->outliers.data,
+                                          .rows = x->shape[0],
+                                          .cols = x->shape[1],
+                                          .input = module->input};
+
+    if (block_same_rounding(&s->rounding, &wanted)) {
+        *rounded = tensor_2d(s->rounded.data, DTYPE_F32, x->shape[0], x->shape[1]);
+        return 0;
+    }
+    TRY(block_round_input(r, module, x, rounded));
+    s->rounding = wanted;
+    return 0;
+}
+
 static int step_linear(const struct block_step *r, const struct tensor *out, const struct tensor *in)
 {
     const struct block_module *module = block_step_module(r);
@@ -196,7 +230,7 @@ static int step_linear(const struct block_step *r, const struct tensor *out, con
     }
 
     if (module->input.element != DTYPE_F32) {
-        TRY(block_round_input(r, module, &in[0], &input));
+        TRY(block_share_input(r, module, &in[0], &input));
     }
     return r->s->gpu->ops->linear(r->s->stream, out, &input, &module->weight,
                                   module->bias.data != NULL ? &module->bias : NULL);
@@ -407,11 +441,17 @@ static int run_step(const struct block *block, const struct block_values *values
     if ((size_t)step->kind >= sizeof(forwards) / sizeof(forwards[0]) || forwards[step->kind] == NULL) {
         return err_raise(ERR_INTERNAL, "step %d of block %lld has no forward pass", s, (long long)block->index);
     }
-    return forwards[step->kind](&run, &out, in);
+    TRY(forwards[step->kind](&run, &out, in));
+    struct block_scratch *owner = block_scratch_owner(values->scratch);
+    if (owner->rounding.x == out.data) { /* another value is there now */
+        owner->rounding.x = NULL;
+    }
+    return 0;
 }
 
 int block_run(const struct block *block, const struct block_values *values, plan_set steps)
 {
+    block_scratch_owner(values->scratch)->rounding.x = NULL; /* callers bring other inputs at the same place */
     for (int s = 0; s < values->plan->step_count; s++) {
         int rc = (steps & PLAN_BIT(s)) != 0 ? run_step(block, values, s) : 0;
         if (rc != 0) {

@@ -37,6 +37,12 @@ struct block_scratch {
     struct tensor work;    /* F32: REGION_WORK of the widest layer */
     struct tensor kept;    /* F32: REGION_KEPT likewise, where the caller brings none */
     struct tensor rounded; /* F32 [T * widest input]: an input as the runtime quantizes it; made on first use */
+    /* What `rounded` holds during a run, for linears that share an input; x NULL: nothing that may be taken again. */
+    struct block_rounding {
+        const void *x, *outliers;
+        int64_t rows, cols;
+        struct gpu_input input;
+    } rounding;
     struct tensor cosine[ROPE_TABLES_MAX], sine[ROPE_TABLES_MAX]; /* F32 [length, dims / 2], by number */
 };
 
@@ -66,7 +72,7 @@ int block_step_scale(const struct block_step *r, const struct tensor *out, const
 /* x as the module's runtime would quantize it, in s->rounded, which is made on first use. */
 int block_round_input(const struct block_step *r, const struct block_module *module, const struct tensor *x,
                       struct tensor *rounded);
-/* Memory of s->rounded, or of its owner's, for a linear's input. */
+/* Memory of s->rounded, or of its owner's, for a linear's input; what was in it is lost. */
 int block_rounded(struct block_scratch *s, const struct tensor *like, struct tensor *rounded);
 int block_rounded_new(struct block_scratch *s);
 int64_t block_rounded_bytes(const struct plans *plans, int64_t tokens);

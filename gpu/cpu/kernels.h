@@ -69,6 +69,11 @@ struct kernels {
     /* signal[i] += a[i]^2, error[i] += (a[i] - b[i])^2, over rows of a and b in their order. */
     void (*energy)(double *signal, double *error, const float *a, const float *b, int64_t n, int64_t rows,
                    int64_t stride);
+    /* The largest |x| but for NaN and columns whose outlier is not 0; outliers NULL: none is. */
+    float (*input_range)(const float *x, const float *outliers, int64_t n);
+    /* y = x / scale, to the nearest INT8 or E4M3, times stored; columns whose outlier is not 0 pass. y may be x. */
+    void (*input_int8)(float *y, const float *x, const float *outliers, int64_t n, float scale, float stored);
+    void (*input_e4m3)(float *y, const float *x, const float *outliers, int64_t n, float scale, float stored);
     /* out[c] = weight * costs[c] + sum over d < group of query[d] * turned[d * stride + c]; reads and writes up to the
      * next multiple of LANES. */
     void (*code_scores)(float *out, const float *turned, int64_t stride, int64_t n, const float *costs, float weight,

@@ -3,11 +3,12 @@
  * INT8: q = clamp(rne(x / s), -127, 127); E4M3: the nearest of x / s, saturating. Both divide, as runtimes do. A
  * dynamic scale is the group's largest magnitude over 127 or 448; outlier columns neither count nor change (LLM.int8(),
  * Dettmers et al. 2022, §3.2). Where a runtime stores the scale in half precision, codes are made by the exact one and
- * multiplied by the stored one. */
+ * multiplied by the stored one. scaling_round is what the vectors of kernels_input.inc compute, one value at a time. */
 
 #include "gpu/cpu/internal.h"
 
 #include <math.h>
+#include <string.h>
 
 #define ROW_TILE 16
 
@@ -42,6 +43,7 @@ struct input {
     float *y;
     const float *x, *outliers;
     const struct gpu_input *spec;
+    const struct kernels *kernels;
     int64_t rows, cols, group_size;
 };
 
@@ -59,23 +61,12 @@ float scaling_round(float x, float scale, enum dtype element)
     return code_of(x, scale, element) * scale;
 }
 
-static float group_scale(const struct gpu_input *spec, const float *x, const float *outliers, int64_t count)
-{
-    float max = 0, largest = (float)dtype_max(spec->element);
-
-    if (!spec->dynamic) {
-        return spec->scale;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        float magnitude = fabsf(x[i]);
-        max = (outliers == NULL || outliers[i] == 0.0f) && magnitude > max ? magnitude : max;
-    }
-    return max / largest;
-}
-
 static void input_tile(void *ctx, int64_t task)
 {
     const struct input *job = ctx;
+    const struct gpu_input *spec = job->spec;
+    const struct kernels *kernels = job->kernels;
+    float largest = (float)dtype_max(spec->element);
     int64_t first = task * ROW_TILE, end = first + tile_size(job->rows, ROW_TILE, task);
     int64_t groups = tiles_of(job->cols, job->group_size);
 
@@ -83,12 +74,14 @@ static void input_tile(void *ctx, int64_t task)
         int64_t at = k / groups * job->cols + k % groups * job->group_size,
                 count = tile_size(job->cols, job->group_size, k % groups);
         const float *outliers = job->outliers != NULL ? job->outliers + at % job->cols : NULL;
-        float scale = group_scale(job->spec, job->x + at, outliers, count);
-        float stored = job->spec->half ? dtype_round(scale, DTYPE_F16) : scale;
-        for (int64_t i = 0; i < count; i++) {
-            float x = job->x[at + i];
-            bool passes = (outliers != NULL && outliers[i] != 0.0f) || scale == 0.0f;
-            job->y[at + i] = passes ? x : code_of(x, scale, job->spec->element) * stored;
+        float scale = spec->dynamic ? kernels->input_range(job->x + at, outliers, count) / largest : spec->scale;
+        float stored = spec->half ? dtype_round(scale, DTYPE_F16) : scale;
+        if (scale == 0.0f) {
+            memmove(job->y + at, job->x + at, (size_t)count * sizeof(float));
+        } else if (spec->element == DTYPE_F8_E4M3) {
+            kernels->input_e4m3(job->y + at, job->x + at, outliers, count, scale, stored);
+        } else {
+            kernels->input_int8(job->y + at, job->x + at, outliers, count, scale, stored);
         }
     }
 }
@@ -100,6 +93,7 @@ int cpu_quantize_input(struct gpu_stream *stream, const struct tensor *y, const 
                         .x = x->data,
                         .outliers = outliers != NULL ? outliers->data : NULL,
                         .spec = spec,
+                        .kernels = stream->device->kernels,
                         .rows = matrix_rows(x),
                         .cols = matrix_cols(x)};
 

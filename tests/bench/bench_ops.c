@@ -3,9 +3,11 @@
  *   bench_ops [threads] [n ...]
  *
  * For each n: GFLOP/s and per cent of the peak, best of three, and the seconds of a complete 4-bit, group 128 solve of
- * an [n, n] layer (grid + factor + sweep). The search over grids is given in weights a second. */
+ * an [n, n] layer (grid + factor + sweep). The search over grids is given in weights a second, the rounding of inputs
+ * in values and that to GGUF blocks in weights a second of processor time: a core's rate, whatever else runs. */
 
 #include "base/err.h"
+#include "gpu/ggml_blocks.h"
 #include "gpu/gpu.h"
 
 #include <stdint.h>
@@ -23,6 +25,9 @@ struct bench {
     double roof;                                                     /* GFLOP/s */
     struct tensor x, w, y, h, u, scale, zero, codes, work, grads[3]; /* grads: like x */
     struct gpu_grid grid;
+    struct gpu_input input;
+    struct gpu_blocks blocks;
+    struct tensor *importance; /* of blocks; NULL: all alike */
     int32_t *order;
 };
 
@@ -172,6 +177,68 @@ static void measure_grid(struct bench *bench, bool mse, double norm)
     printf("  %-26s %9.4f s %8.1f M weights/s\n", name, seconds, (double)(bench->n * bench->n) / seconds * 1e-6);
 }
 
+/* Elements a second of processor time. */
+static void measure_core(struct bench *bench, const char *name, void (*run)(struct bench *), int64_t elements)
+{
+    double best = 1e300;
+
+    for (int i = 0; i < REPEATS; i++) {
+        struct timespec start, end;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &start);
+        run(bench);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+        double seconds = (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) * 1e-9;
+        best = seconds < best ? seconds : best;
+    }
+    printf("  %-26s %9.4f s of a core %8.1f M/s\n", name, best, (double)elements / best * 1e-6);
+}
+
+static void run_input(struct bench *bench)
+{
+    must(bench->gpu.ops->quantize_input(bench->stream, &bench->y, &bench->x, NULL, &bench->input));
+}
+
+/* Into `work`, whose floats are larger than any block of them. */
+static void run_blocks(struct bench *bench)
+{
+    const struct ggml_block *block = ggml_block_find(bench->blocks.type);
+    struct tensor out =
+        tensor_2d(bench->work.data, DTYPE_U8, bench->n, bench->n / block->elements * (int64_t)block->bytes);
+
+    must(bench->gpu.ops->encode_blocks(bench->stream, &out, &bench->w, bench->importance, &bench->blocks));
+}
+
+static void measure_inputs(struct bench *bench)
+{
+    bench->input = (struct gpu_input){.element = DTYPE_I8, .dynamic = true};
+    measure_core(bench, "inputs, int8 of a token", run_input, TOKENS * bench->n);
+    bench->input = (struct gpu_input){.element = DTYPE_F8_E4M3, .dynamic = true, .group_size = 128};
+    measure_core(bench, "inputs, e4m3 of 128", run_input, TOKENS * bench->n);
+}
+
+static void measure_blocks(struct bench *bench)
+{
+    static const struct {
+        const char *name;
+        int type;
+    } types[] = {{"q4_k", GGML_TYPE_Q4_K}, {"q6_k", GGML_TYPE_Q6_K}, {"q8_0", GGML_TYPE_Q8_0}};
+    struct tensor importance = tensor_1d(bench->x.data, DTYPE_F32, bench->n);
+    char name[40];
+
+    for (int64_t i = 0; i < bench->n; i++) {
+        ((float *)importance.data)[i] *= ((float *)importance.data)[i];
+    }
+    for (size_t i = 0; bench->n % 256 == 0 && i < sizeof(types) / sizeof(types[0]); i++) {
+        for (int kind = 0; kind < 3; kind++) {
+            static const char *const kinds[] = {"extremes", "search", "search, importance"};
+            bench->blocks = (struct gpu_blocks){.type = types[i].type, .search = kind > 0};
+            bench->importance = kind == 2 ? &importance : NULL;
+            snprintf(name, sizeof(name), "%s, %s", types[i].name, kinds[kind]);
+            measure_core(bench, name, run_blocks, bench->n * bench->n);
+        }
+    }
+}
+
 static void measure(struct bench *bench)
 {
     double n = (double)bench->n;
@@ -189,6 +256,8 @@ static void measure(struct bench *bench)
     measure_grid(bench, true, 2.4);
     measure_grid(bench, true, 2.0);
     measure_grid(bench, false, 2.0);
+    measure_inputs(bench);
+    measure_blocks(bench);
     report(bench, "sweep", best_of(bench, run_copy, run_sweep), n * n * n);
     bench->order = malloc((size_t)bench->n * sizeof(*bench->order));
     if (bench->order == NULL) {

@@ -150,6 +150,95 @@ START_TEST(runs_have_a_scale_each_and_the_last_may_be_shorter)
 }
 END_TEST
 
+/* The scalar definition of quantize_input. */
+static void expect_input(float *y, const float *x, const float *outliers, int count, const struct gpu_input *spec)
+{
+    float most = 0, largest = (float)dtype_max(spec->element);
+
+    for (int i = 0; i < count; i++) {
+        most = (outliers == NULL || outliers[i] == 0.0f) && fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    }
+    float scale = spec->dynamic ? most / largest : spec->scale;
+    float stored = spec->half ? dtype_round(scale, DTYPE_F16) : scale;
+    for (int i = 0; i < count; i++) {
+        float v = x[i] / scale;
+        float code = spec->element == DTYPE_I8 ? fminf(fmaxf(rintf(v), -127.0f), 127.0f)
+                                               : dtype_e4m3_to_f32(dtype_f32_to_e4m3(v));
+        bool passes = (outliers != NULL && outliers[i] != 0.0f) || scale == 0.0f;
+        y[i] = passes ? x[i] : code * stored;
+    }
+}
+
+#define HARD_ROWS 11
+#define HARD_COLS 83
+
+/* Ties, both zeros, subnormals, NaN, infinities, values beyond the range, a row of zeros and one of a single number. */
+static void fill_hard(float *x)
+{
+    static const float special[] = {0.5f, -0.5f, -0.0f, 1.5f, 0x1p-9f, -0x1p-10f, 0x1.8p-9f, 447.9f, -449.0f, 1e-40f};
+    uint64_t state = 41;
+
+    for (int i = 0; i < HARD_ROWS * HARD_COLS; i++) {
+        int row = i / HARD_COLS;
+        x[i] = ldexpf(random_unit(&state), row < 4 ? 8 : row < 6 ? -2 - (int)(random_bits(&state) % 12) : -140);
+        x[i] = row == 3 || random_bits(&state) % 4 == 0 ? special[random_bits(&state) % 10] : x[i];
+        x[i] = row == 7 ? 0.0f : row == 8 ? -3.25f : row == 9 ? x[i] * 1e30f : x[i];
+        x[i] = row == 10 && i % 5 == 0 ? (i % 2 == 0 ? NAN : -INFINITY) : x[i];
+    }
+}
+
+static void check_input_level(const char *level, const float *out)
+{
+    static const struct gpu_input specs[] = {
+        {.element = DTYPE_I8, .dynamic = true},
+        {.element = DTYPE_F8_E4M3, .dynamic = true},
+        {.element = DTYPE_I8, .dynamic = true, .group_size = 32, .half = true},
+        {.element = DTYPE_F8_E4M3, .dynamic = true, .group_size = 24},
+        {.element = DTYPE_I8, .scale = 1.0f},
+        {.element = DTYPE_F8_E4M3, .scale = 1.0f},
+        {.element = DTYPE_F8_E4M3, .scale = 0.37f},
+    };
+    float expected[HARD_ROWS * HARD_COLS];
+
+    setenv("QUANTD_CPU_LEVEL", level, 1);
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct tensor x = rig_tensor(&rig, DTYPE_F32, HARD_ROWS, HARD_COLS),
+                  y = rig_tensor(&rig, DTYPE_F32, HARD_ROWS, HARD_COLS);
+    struct tensor keep = rig_tensor(&rig, DTYPE_F32, 1, HARD_COLS);
+    if (out != NULL) {
+        memcpy(keep.data, out, HARD_COLS * sizeof(float));
+    }
+    for (size_t s = 0; s < sizeof(specs) / sizeof(specs[0]); s++) {
+        int size = specs[s].group_size > 0 ? (int)specs[s].group_size : HARD_COLS;
+        fill_hard(floats(&x));
+        for (int at = 0; at < HARD_ROWS * HARD_COLS;) {
+            int col = at % HARD_COLS, count = HARD_COLS - col < size ? HARD_COLS - col : size;
+            expect_input(expected + at, floats(&x) + at, out != NULL ? out + col : NULL, count, &specs[s]);
+            at += count;
+        }
+        ck_assert_rc_ok(rig.ops->quantize_input(rig.stream, &y, &x, out != NULL ? &keep : NULL, &specs[s]));
+        ck_assert_mem_eq(y.data, expected, sizeof(expected));
+        ck_assert_rc_ok(rig.ops->quantize_input(rig.stream, &x, &x, out != NULL ? &keep : NULL, &specs[s]));
+        ck_assert_mem_eq(x.data, expected, sizeof(expected)); /* in place */
+    }
+    gpu_tensor_free(&rig.gpu, &x);
+    gpu_tensor_free(&rig.gpu, &y);
+    gpu_tensor_free(&rig.gpu, &keep);
+    rig_close(&rig);
+    unsetenv("QUANTD_CPU_LEVEL");
+}
+
+START_TEST(every_level_gives_the_bits_of_the_scalar_definition)
+{
+    static const float outliers[HARD_COLS] = {[7] = 1.0f, [31] = -2.0f, [82] = 1.0f};
+
+    for (int i = 0; i < 6; i++) {
+        check_input_level(i < 2 ? "generic" : i < 4 ? "avx2" : "avx512", i % 2 != 0 ? outliers : NULL);
+    }
+}
+END_TEST
+
 UNIT_MAIN("gpu/scaling", every_code_of_eight_bit_floats_comes_back, floats_between_codes_go_to_the_nearer_one,
           rows_and_columns_are_scaled, inputs_are_within_half_a_step_and_kept_columns_pass,
-          runs_have_a_scale_each_and_the_last_may_be_shorter)
+          runs_have_a_scale_each_and_the_last_may_be_shorter, every_level_gives_the_bits_of_the_scalar_definition)

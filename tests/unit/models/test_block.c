@@ -402,6 +402,75 @@ START_TEST(test_passes)
 }
 END_TEST
 
+/* A linear's input may change between two runs of its step. */
+static void check_input_changed(const struct block *block, struct block_scratch *scratch, const struct tensor *x)
+{
+    struct block_values values;
+    int s = plan_find_step(block->plan, STEP_LINEAR);
+    float first[8];
+
+    ck_assert_rc_ok(block_values_init(&values, block->plan, scratch, NULL));
+    block_value_bind(&values, 0, x->data);
+    ck_assert_rc_ok(block_run(block, &values, PLAN_BIT(s + 1) - 1));
+    struct tensor in = block_value(&values, block->plan->steps[s].in[0]);
+    struct tensor out = block_value(&values, block->plan->steps[s].out);
+    memcpy(first, out.data, sizeof(first));
+    for (int64_t i = 0; i < in.shape[1]; i++) {
+        ((float *)in.data)[i] *= i % 2 == 0 ? 1.0f : -1.0f;
+    }
+    ck_assert_rc_ok(block_run(block, &values, PLAN_BIT(s)));
+    ck_assert_mem_ne(first, out.data, sizeof(first));
+}
+
+/* Inputs that linears share are rounded once, but for those that round them otherwise, and again where other inputs
+ * come to the same place, in a run or in the next: as where every step has a run of its own. */
+START_TEST(test_shared_rounding)
+{
+    static const struct gpu_input inputs[] = {
+        {.element = DTYPE_I8, .dynamic = true},
+        {.element = DTYPE_I8, .dynamic = true},
+        {.element = DTYPE_F8_E4M3, .dynamic = true},
+        {.element = DTYPE_F8_E4M3, .scale = 0.01f},
+    };
+    struct block_scratch *scratch;
+    struct block block;
+    struct rig rig;
+    uint64_t seed = 5;
+
+    rig_open(&rig, configs[0], DTYPE_BF16);
+    const struct model_config *c = model_config(rig.model);
+    struct tensor x = new_tensor(&rig, c->hidden_size), y = new_tensor(&rig, c->hidden_size);
+    ck_assert_rc_ok(block_scratch_new(model_plans(rig.model), SEQUENCES, LENGTH, &rig.gpu, rig.stream, &scratch));
+    load_all(&rig, 0, NULL, &block);
+    for (int i = 0; i < block.plan->module_count; i++) {
+        bool alone = strstr(block.plan->modules[i].path, "o_proj") != NULL;
+        block.modules[i].input = _i < 4  ? inputs[(i + _i) % 4]
+                                 : alone ? (struct gpu_input){.element = DTYPE_F32}
+                                         : inputs[0];
+    }
+    for (int round = 0; round < 2; round++) {
+        struct block_values values;
+        for (int64_t i = 0; i < tensor_count(&x); i++) {
+            ((float *)x.data)[i] = support_unit(&seed);
+        }
+        memcpy(y.data, x.data, tensor_bytes(&x));
+        run_all(&block, scratch, &x);
+        ck_assert_rc_ok(block_values_init(&values, block.plan, scratch, NULL));
+        block_value_bind(&values, 0, y.data);
+        for (int s = 0; s < block.plan->step_count; s++) {
+            ck_assert_rc_ok(block_run(&block, &values, PLAN_BIT(s)));
+        }
+        ck_assert_mem_eq(x.data, y.data, tensor_bytes(&x));
+    }
+    check_input_changed(&block, scratch, &x);
+    block_deinit(&block, &rig.gpu);
+    block_scratch_free(scratch);
+    gpu_tensor_free(&rig.gpu, &x);
+    gpu_tensor_free(&rig.gpu, &y);
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(test_head)
 {
     static const int32_t ids[TOKENS] = {9, 0, 3};
@@ -489,6 +558,7 @@ int main(void)
     tcase_add_loop_test(tcase, test_forward, 0, (int)(sizeof(configs) / sizeof(configs[0])));
     tcase_add_loop_test(tcase, test_read_ahead, 0, (int)(sizeof(configs) / sizeof(configs[0])));
     tcase_add_loop_test(tcase, test_passes, 0, (int)(sizeof(configs) / sizeof(configs[0])));
+    tcase_add_loop_test(tcase, test_shared_rounding, 0, 5);
     tcase_add_loop_test(tcase, test_head, 0, 4);
     tcase_add_test(tcase, test_nan_in_a_block);
     tcase_add_test(tcase, test_scratch_refuses);
