@@ -140,6 +140,50 @@ void block_value_bind(struct block_values *values, int value, void *data)
     values->at[values->plan->values[value].storage] = data;
 }
 
+int64_t block_values_length(const struct block_values *values)
+{
+    return values->scratch->length;
+}
+
+int block_values_part(const struct block_values *values, plan_set have, int64_t first, int64_t sequences,
+                      int64_t length, struct block_values *out)
+{
+    struct block_scratch *of = values->scratch, *s;
+    struct block_values part = *values;
+
+    if (first < 0 || sequences < 1 || length < 1 || first + sequences * length > of->tokens) {
+        return err_raise(ERR_INTERNAL, "%lld sequences of %lld from row %lld of %lld", (long long)sequences,
+                         (long long)length, (long long)first, (long long)of->tokens);
+    }
+    TRY(mem_new(&s));
+    *s = (struct block_scratch){.owner = of->owner != NULL ? of->owner : of,
+                                .plans = of->plans,
+                                .gpu = of->gpu,
+                                .stream = of->stream,
+                                .sequences = sequences,
+                                .length = length,
+                                .tokens = sequences * length};
+    for (int i = 0; i < ROPE_TABLES_MAX && of->cosine[i].data != NULL && length <= of->length; i++) {
+        s->cosine[i] = tensor_rows(&of->cosine[i], 0, length);
+        s->sine[i] = tensor_rows(&of->sine[i], 0, length);
+    }
+    for (int v = 0; v < values->plan->value_count; v++) {
+        if ((have & PLAN_BIT(v)) != 0) {
+            block_value_bind(&part, v, (float *)block_value(values, v).data + first * values->plan->values[v].width);
+        }
+    }
+    part.ids = values->ids != NULL ? values->ids + first : NULL;
+    part.scratch = s;
+    *out = part;
+    return 0;
+}
+
+void block_values_part_deinit(struct block_values *part)
+{
+    free(part->scratch);
+    part->scratch = NULL;
+}
+
 /* --- steps: each makes `out` of in[], and knows nothing of the others */
 
 const struct block_module *block_step_module(const struct block_step *r)

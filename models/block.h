@@ -100,6 +100,16 @@ struct tensor block_value(const struct block_values *values, int value);
 /* Store it, and all values that share its storage, at `data` from now on. */
 void block_value_bind(struct block_values *values, int value, void *data);
 
+/* Tokens of a sequence of these values; an expert's rows are one sequence. */
+int64_t block_values_length(const struct block_values *values);
+/* Some of their rows, in the same memory: `sequences` of `length` tokens from row `first` on, complete ones or the
+ * beginning of one; for steps that do not look along a sequence any rows, as one. `have`: the values that are there,
+ * from which steps will be run. What the part's steps make lies over what other parts made. Not for a step EXPERTS. */
+int block_values_part(const struct block_values *values, plan_set have, int64_t first, int64_t sequences,
+                      int64_t length, struct block_values *out);
+void block_values_part_deinit(struct block_values *part);
+CLEANUP_DEINIT(block_values_part, struct block_values, block_values_part_deinit)
+
 /* Run some of the plan's steps, in order (plan_steps selects them). All of them: the layer's input becomes its output,
  * in place. */
 int block_run(const struct block *block, const struct block_values *values, plan_set steps);

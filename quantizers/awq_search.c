@@ -12,11 +12,8 @@
  * the float block's, and the smallest sum of squares wins, ties to the earlier. A candidate whose output is not finite
  * is out. s = 1 is always a candidate, so no group loses to rounding on what is scored.
  *
- * Scored on SCORE_TOKENS inputs at most, in complete micro-batches (at least one), spread evenly over the calibration
- * set: the same ones in every run. The first micro-batch with inputs scores every candidate; the others score only the
- * SHORTLIST best of it and s = 1, and the smallest sum over all wins. Neighbours lose nearly the same, so what the
- * first misorders costs little. The winner is folded before the next group is examined, so that its statistics and
- * float outputs are those of the folded block. */
+ * How candidates are scored, all of them roughly and a few in full: awq_score.c. The winner is folded before the next
+ * group is examined, so that its statistics and float outputs are those of the folded block. */
 
 #include "quantizers/awq_search.h"
 
@@ -25,30 +22,9 @@
 
 #include <math.h>
 
-#define SCORE_TOKENS 4096
-#define SHORTLIST 5
 #define DUO_FLOOR 1e-4
-#define CANDIDATES_MAX (AWQ_GRID_MAX + 1)
 
-/* The search at one group. Candidate 0 is the block as it is. */
-struct awq_search {
-    const struct rewrite_context *context;
-    const struct awq_params *params;
-    int64_t columns;
-    int candidates;
-    double *losses;                           /* [candidates]; infinite: out */
-    float *inputs;                            /* x_j */
-    float *weights;                           /* w_j */
-    float *factors;                           /* s_j of the current candidate */
-    struct block trial;                       /* the block with quantized readers in place; owns nothing */
-    struct tensor *readers;                   /* of each of the group's modules; data NULL: it stays in float */
-    plan_set steps;                           /* from the input to what the group is judged by */
-    struct tensor codes, scale, zero, column; /* of the largest reader; F32 [columns] */
-    struct tensor target, output;             /* what it is judged by, [tokens, width] */
-};
-
-/* The scheme of the group's module i if it is rounded to an integer grid, or NULL. */
-static const struct qscheme *awq_reader(const struct rewrite_context *context, int i)
+const struct qscheme *awq_reader(const struct rewrite_context *context, int i)
 {
     const struct qscheme *scheme = rewrite_scheme(context, i);
 
@@ -140,11 +116,10 @@ static int awq_upload_factors(struct awq_search *search, bool inverse)
 }
 
 /* Round a reader's weights, in buffers that are large enough for any. */
-static int awq_round_reader(struct awq_search *search, int i, const struct qscheme *scheme)
+static int awq_round_reader(struct awq_search *search, const struct tensor *w, const struct qscheme *scheme)
 {
     const struct rewrite_context *context = search->context;
     const struct gpu_grid grid = quant_scheme_grid(scheme);
-    const struct tensor *w = &search->readers[i];
     int64_t rows = w->shape[0], groups = w->shape[1] / scheme->group_size;
     const struct tensor codes = tensor_2d(search->codes.data, DTYPE_U8, rows, w->shape[1]);
     const struct tensor scale = tensor_2d(search->scale.data, DTYPE_F32, rows, groups);
@@ -153,8 +128,7 @@ static int awq_round_reader(struct awq_search *search, int i, const struct qsche
     return quant_round_nearest(context->gpu, context->stream, &grid, w, &codes, &scale, &zero);
 }
 
-/* The trial's readers: Q(W s) / s. */
-static int awq_place_candidate(struct awq_search *search, int candidate)
+int awq_place_candidate(struct awq_search *search, int candidate, int64_t rows)
 {
     const struct rewrite_context *context = search->context;
     const struct gpu_ops *ops = context->gpu->ops;
@@ -167,102 +141,16 @@ static int awq_place_candidate(struct awq_search *search, int candidate)
             if (scheme == NULL) {
                 continue;
             }
+            const struct tensor *weight = rewrite_weight(context, i);
+            int64_t count = rows > 0 && rows < weight->shape[0] ? rows : weight->shape[0];
+            struct tensor from = tensor_rows(weight, 0, count), to = tensor_rows(&search->readers[i], 0, count);
             if (pass == 0) {
-                TRY(ops->convert(context->stream, &search->readers[i], rewrite_weight(context, i)));
+                TRY(ops->convert(context->stream, &to, &from));
             }
-            TRY(ops->scale(context->stream, &search->readers[i], NULL, &search->column));
+            TRY(ops->scale(context->stream, &to, NULL, &search->column));
             if (pass == 0) {
-                TRY(awq_round_reader(search, i, scheme));
+                TRY(awq_round_reader(search, &to, scheme));
             }
-        }
-    }
-    return 0;
-}
-
-/* What the group is judged by (plan_group.branch), to `out`: the output of attention with its last module, of the MLP,
- * or of the module itself. */
-static int awq_branch_output(const struct awq_search *search, const struct block *block,
-                             const struct block_values *values, const struct tensor *out)
-{
-    struct block_values own = *values;
-
-    block_value_bind(&own, search->context->group->branch, out->data);
-    return block_run(block, &own, search->steps);
-}
-
-/* Run one micro-batch through every candidate that is still in; *scored: it has tokens. */
-static int awq_score_batch(struct awq_search *search, int64_t i, bool *scored)
-{
-    const struct rewrite_context *context = search->context;
-    const struct plan *plan = plan_of_group(context->block->plan, context->group);
-    struct block_values values;
-
-    *scored = false;
-    TRY(context->input(context->input_data, i, &values));
-    int64_t tokens = block_value(&values, context->group->input).shape[0];
-    if (tokens == 0) {
-        return 0;
-    }
-    if (search->target.shape[0] < tokens) { /* the first batch of a layer is a full one; those of an expert vary */
-        const int64_t shape[] = {tokens, plan->values[context->group->branch].width};
-        gpu_tensor_free(context->gpu, &search->target);
-        gpu_tensor_free(context->gpu, &search->output);
-        TRY(gpu_tensor_new(context->gpu, DTYPE_F32, 2, shape, &search->target));
-        TRY(gpu_tensor_new(context->gpu, DTYPE_F32, 2, shape, &search->output));
-    }
-    struct tensor target = tensor_rows(&search->target, 0, tokens);
-    struct tensor output = tensor_rows(&search->output, 0, tokens);
-    TRY(awq_branch_output(search, context->block, &values, &target));
-    for (int candidate = 0; candidate < search->candidates; candidate++) {
-        struct gpu_residual residual = {0};
-        if (!isfinite(search->losses[candidate])) {
-            continue;
-        }
-        TRY(context->tick != NULL ? context->tick(context->tick_data) : 0);
-        TRY(awq_place_candidate(search, candidate));
-        TRY(awq_branch_output(search, &search->trial, &values, &output));
-        TRY(context->gpu->ops->residual(context->stream, &residual, &target, &output, NULL, NULL, NULL));
-        search->losses[candidate] += residual.nonfinite > 0 ? INFINITY : residual.error_sq;
-    }
-    *scored = true;
-    return 0;
-}
-
-/* Leave the best few in, the earlier of equals, and s = 1. */
-static void awq_shorten_list(struct awq_search *search)
-{
-    bool in[CANDIDATES_MAX] = {true};
-
-    for (int k = 0; k < SHORTLIST; k++) {
-        int best = -1;
-        for (int i = 0; i < search->candidates; i++) {
-            if (!in[i] && (best < 0 || search->losses[i] < search->losses[best])) {
-                best = i;
-            }
-        }
-        if (best >= 0) {
-            in[best] = true;
-        }
-    }
-    for (int i = 0; i < search->candidates; i++) {
-        search->losses[i] = in[i] ? search->losses[i] : INFINITY;
-    }
-}
-
-static int awq_score(struct awq_search *search)
-{
-    const struct rewrite_context *context = search->context;
-    int64_t tokens = context->stats->tokens, batches = context->batches;
-    int64_t count = tokens > 0 ? batches * SCORE_TOKENS / tokens : 1;
-    bool shortened = false;
-
-    count = count < 1 ? 1 : count > batches ? batches : count;
-    for (int64_t k = 0; k < count; k++) {
-        bool scored;
-        TRY(awq_score_batch(search, k * batches / count, &scored));
-        if (scored && !shortened) {
-            awq_shorten_list(search);
-            shortened = true;
         }
     }
     return 0;
@@ -317,8 +205,8 @@ static int awq_search_init(struct awq_search *search)
 static void awq_search_deinit(struct awq_search *search)
 {
     const struct gpu *gpu = search->context->gpu;
-    struct tensor *const all[] = {&search->codes,  &search->scale,  &search->zero,
-                                  &search->column, &search->target, &search->output};
+    struct tensor *const all[] = {&search->codes,  &search->scale,  &search->zero,   &search->column,
+                                  &search->target, &search->output, &search->moments};
 
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         gpu_tensor_free(gpu, all[i]);
@@ -365,19 +253,12 @@ int awq_rewrite(const struct rewrite_context *context)
 void awq_rewrite_cost(const void *values, const struct quant_group *group, struct quant_cost *out)
 {
     const struct awq_params *params = values;
-    int64_t largest = group->linear.rows * group->linear.cols, batch = group->batch_tokens;
-    double scored = batch > SCORE_TOKENS ? (double)batch : SCORE_TOKENS; /* the first micro-batch by all candidates */
-    double tokens = (double)group->linear.tokens, candidates = (double)params->n_grid + (params->duo_scaling ? 1 : 0);
+    int64_t largest = group->linear.rows * group->linear.cols;
 
-    scored = scored < tokens ? scored : tokens;
-    double first = (double)batch < scored ? (double)batch : scored;
-    double inputs = tokens > 0 ? ceil(scored * (double)group->batches / tokens) : 0; /* of so many micro-batches */
     *out = (struct quant_cost){
-        .solving = (group->elements + 2 * batch * group->branch + group->linear.cols) * (int64_t)sizeof(float) +
-                   largest + 2 * (largest / group->group_size) * (int64_t)sizeof(float),
+        .solving = (group->elements + group->linear.cols) * (int64_t)sizeof(float) + largest +
+                   2 * (largest / group->group_size) * (int64_t)sizeof(float),
         .host = largest * (int64_t)sizeof(float),
-        .operations = (candidates * first + (SHORTLIST + 1) * (scored - first)) * group->branch_flops +
-                      (candidates + (SHORTLIST + 1) * (scored - first) / (double)batch) * 40 * (double)group->elements +
-                      inputs * group->input_flops,
     };
+    awq_score_cost((double)params->n_grid + (params->duo_scaling ? 1 : 0), group, out);
 }

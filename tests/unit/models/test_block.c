@@ -402,6 +402,66 @@ START_TEST(test_passes)
 }
 END_TEST
 
+/* Steps over a part of the rows, from values that are there, make what they make over all of them. */
+static void check_part(const struct block *block, const struct block_values *values, int64_t first, int64_t sequences,
+                       int64_t length)
+{
+    const struct plan *plan = block->plan;
+    const struct plan_group *group = &plan->groups[0];
+    AUTO(block_values_part) struct block_values part = {.scratch = NULL};
+    plan_set steps, used;
+    float wanted[TOKENS * WIDE];
+
+    ck_assert(plan_steps(plan, PLAN_BIT(group->input), PLAN_BIT(group->branch), &steps, &used));
+    ck_assert_rc_ok(block_run(block, values, steps));
+    struct tensor all = block_value(values, group->branch);
+    memcpy(wanted, all.data, tensor_bytes(&all));
+    memset(all.data, 0, tensor_bytes(&all));
+    ck_assert_rc_ok(block_values_part(values, PLAN_BIT(group->input), first, sequences, length, &part));
+    ck_assert_rc_ok(block_run(block, &part, steps));
+    struct tensor out = block_value(&part, group->branch);
+    ck_assert_int_eq(out.shape[0], sequences * length);
+    for (int64_t i = 0; i < tensor_count(&out); i++) {
+        double expected = (double)wanted[first * out.shape[1] + i], found = (double)((float *)out.data)[i];
+        ck_assert_double_eq_tol(found, expected, 1e-5 * (1 + fabs(expected)));
+    }
+}
+
+START_TEST(test_part)
+{
+    struct block_scratch *scratch;
+    struct block_values values;
+    struct block block;
+    struct rig rig;
+    uint64_t seed = 8;
+    plan_set steps, used;
+
+    rig_open(&rig, configs[_i], DTYPE_BF16);
+    struct tensor x = new_tensor(&rig, model_config(rig.model)->hidden_size);
+    for (int64_t i = 0; i < tensor_count(&x); i++) {
+        ((float *)x.data)[i] = support_unit(&seed);
+    }
+    ck_assert_rc_ok(block_scratch_new(model_plans(rig.model), SEQUENCES, LENGTH, &rig.gpu, rig.stream, &scratch));
+    load_all(&rig, 0, NULL, &block);
+    ck_assert_rc_ok(block_values_init(&values, block.plan, scratch, NULL));
+    block_value_bind(&values, 0, x.data);
+    ck_assert_int_eq(block_values_length(&values), LENGTH);
+    ck_assert(plan_steps(block.plan, PLAN_BIT(0), PLAN_BIT(block.plan->groups[0].input), &steps, &used));
+    ck_assert_rc_ok(block_run(&block, &values, steps));
+    check_part(&block, &values, 0, 1, LENGTH);
+    check_part(&block, &values, LENGTH, 1, LENGTH);
+    check_part(&block, &values, 0, 2, LENGTH);
+    check_part(&block, &values, LENGTH, 1, 5); /* the beginning of a sequence */
+    struct block_values part;
+    ck_assert_int_eq(block_values_part(&values, PLAN_BIT(0), 1, 2, LENGTH, &part), ERR_INTERNAL);
+    ck_assert_int_eq(block_values_part(&values, PLAN_BIT(0), 0, 1, 0, &part), ERR_INTERNAL);
+    block_deinit(&block, &rig.gpu);
+    block_scratch_free(scratch);
+    gpu_tensor_free(&rig.gpu, &x);
+    rig_close(&rig);
+}
+END_TEST
+
 /* A linear's input may change between two runs of its step. */
 static void check_input_changed(const struct block *block, struct block_scratch *scratch, const struct tensor *x)
 {
@@ -559,6 +619,7 @@ int main(void)
     tcase_add_loop_test(tcase, test_read_ahead, 0, (int)(sizeof(configs) / sizeof(configs[0])));
     tcase_add_loop_test(tcase, test_passes, 0, (int)(sizeof(configs) / sizeof(configs[0])));
     tcase_add_loop_test(tcase, test_shared_rounding, 0, 5);
+    tcase_add_loop_test(tcase, test_part, 0, 5); /* those whose norms come first */
     tcase_add_loop_test(tcase, test_head, 0, 4);
     tcase_add_test(tcase, test_nan_in_a_block);
     tcase_add_test(tcase, test_scratch_refuses);

@@ -6,7 +6,7 @@
 #include "tests/unit/quantizers/support.h"
 
 #define SEQUENCES 2
-#define LENGTH 24
+#define LENGTH 400 /* all stages of a search have tokens of their own */
 #define TOKENS (SEQUENCES * LENGTH)
 #define BATCHES 3
 
