@@ -24,22 +24,13 @@ struct encoding {
     const struct ggml_block *block;
     const float *w, *importance; /* [N,K]; [K] or NULL */
     const float *ones;           /* [BLOCK_MAX] */
-    int64_t cols;
+    int64_t rows, cols;
     uint8_t *out;
 };
 
 float block_inverse(float scale)
 {
     return fabsf(scale) > 0x1p-120f ? 1.0f / scale : 0.0f;
-}
-
-int block_code(float x, float scale, float minimum, float low, float high)
-{
-    float v = (x + minimum) * block_inverse(scale);
-
-    v = v > low ? v : low;
-    v = v < high ? v : high;
-    return (int)(v - low + 0.5f);
 }
 
 static int table_code(float x, float scale, const float table[16])
@@ -130,14 +121,17 @@ static void encode_nibbles(const struct block_task *task, const struct block_lev
     uint16_t half = dtype_f32_to_f16(scale);
 
     memcpy(out, &half, sizeof(half));
-    for (int j = 0; j < 16; j++) {
-        int code[2];
-        for (int k = 0; k < 2; k++) {
-            float x = task->x[j + 16 * k];
-            code[k] = levels->table != NULL ? table_code(x, scale, levels->table)
-                                            : block_code(x, scale, 0.0f, levels->low, levels->high);
+    uint8_t codes[32];
+
+    if (levels->table != NULL) {
+        for (int j = 0; j < 32; j++) {
+            codes[j] = (uint8_t)table_code(task->x[j], scale, levels->table);
         }
-        out[2 + j] = (uint8_t)(code[0] | code[1] << 4);
+    } else {
+        task->kernels->block_codes(codes, task->x, 32, block_inverse(scale), 0.0f, levels->low, levels->high);
+    }
+    for (int j = 0; j < 16; j++) {
+        out[2 + j] = (uint8_t)(codes[j] | codes[j + 16] << 4);
     }
 }
 
@@ -147,8 +141,9 @@ static void encode_q8_0(const struct block_task *task, uint8_t *out)
     uint16_t half = dtype_f32_to_f16(scale);
 
     memcpy(out, &half, sizeof(half));
+    task->kernels->block_codes(out + 2, task->x, 32, block_inverse(scale), 0.0f, -127.0f, 127.0f);
     for (int j = 0; j < 32; j++) {
-        out[2 + j] = (uint8_t)(int8_t)(block_code(task->x[j], scale, 0.0f, -127.0f, 127.0f) - 127);
+        out[2 + j] = (uint8_t)(out[2 + j] - 127);
     }
 }
 
@@ -169,40 +164,86 @@ static void encode_block(int type, const struct block_task *task, uint8_t *out)
     }
 }
 
-/* What a block loses when it is read back. */
+#define ROW_TILE 16
+
+/* Block number `block` of all rows'. */
+static struct block_task task_of(const struct encoding *job, int64_t block)
+{
+    int64_t size = job->block->elements, blocks = job->cols / size;
+
+    return (struct block_task){.kernels = job->stream->device->kernels,
+                               .x = job->w + block * size,
+                               .weight = job->importance != NULL ? job->importance + block % blocks * size : job->ones};
+}
+
+/* What the bytes lose when they are read back. */
 static double lost(const struct encoding *job, const struct block_task *task, const uint8_t *bytes)
 {
     float back[BLOCK_MAX];
-    double sum = 0;
+    double errors[BLOCK_MAX], sum = 0;
 
     ggml_decode_row(job->block->type, bytes, job->block->elements, back);
     for (int64_t i = 0; i < job->block->elements; i++) {
         double error = (double)task->x[i] - (double)back[i];
-        sum += (double)task->weight[i] * error * error;
+        errors[i] = (double)task->weight[i] * error * error;
+    }
+    for (int64_t i = 0; i < job->block->elements; i++) {
+        sum += errors[i];
     }
     return sum;
 }
 
-static void encode_row(void *ctx, int64_t row)
+/* The plain bytes, unless those that a search found lose less. */
+static void encode_better(const struct encoding *job, const struct block_task *task, const uint8_t *found, uint8_t *out)
+{
+    encode_block(job->block->type, task, out);
+    if (lost(job, task, found) < lost(job, task, out)) {
+        memcpy(out, found, (size_t)job->block->bytes);
+    }
+}
+
+static void encode_one(const struct encoding *job, int64_t block)
+{
+    struct block_task task = task_of(job, block);
+    uint8_t *out = job->out + block * job->block->bytes;
+    uint8_t found[BLOCK_BYTES_MAX];
+
+    if (!job->spec->search) {
+        encode_block(job->block->type, &task, out);
+        return;
+    }
+    task.search = true;
+    encode_block(job->block->type, &task, found);
+    task.search = false;
+    encode_better(job, &task, found, out);
+}
+
+/* Two Q4_K blocks, by a search. */
+static void encode_two(const struct encoding *job, int64_t block)
+{
+    const struct block_task tasks[2] = {task_of(job, block), task_of(job, block + 1)};
+    const float *const x[2] = {tasks[0].x, tasks[1].x}, *const weight[2] = {tasks[0].weight, tasks[1].weight};
+    uint8_t first[BLOCK_BYTES_MAX], second[BLOCK_BYTES_MAX], *const found[2] = {first, second};
+
+    block_search_two(tasks[0].kernels, x, job->importance != NULL ? weight : NULL, found);
+    for (int b = 0; b < 2; b++) {
+        encode_better(job, &tasks[b], found[b], job->out + (block + b) * job->block->bytes);
+    }
+}
+
+static void encode_tile(void *ctx, int64_t task)
 {
     const struct encoding *job = ctx;
-    int64_t size = job->block->elements, blocks = job->cols / size;
+    int64_t blocks = job->cols / job->block->elements, first = task * ROW_TILE * blocks;
+    int64_t count = tile_size(job->rows, ROW_TILE, task) * blocks, i = 0;
 
-    for (int64_t b = 0; b < blocks; b++) {
-        uint8_t *out = job->out + (row * blocks + b) * job->block->bytes;
-        uint8_t found[BLOCK_BYTES_MAX];
-        struct block_task task = {.kernels = job->stream->device->kernels,
-                                  .x = job->w + row * job->cols + b * size,
-                                  .weight = job->importance != NULL ? job->importance + b * size : job->ones};
-        encode_block(job->block->type, &task, out);
-        if (!job->spec->search) {
-            continue;
+    if (job->block->type == GGML_TYPE_Q4_K && job->spec->search) {
+        for (; i + 2 <= count; i += 2) {
+            encode_two(job, first + i);
         }
-        task.search = true;
-        encode_block(job->block->type, &task, found);
-        if (lost(job, &task, found) < lost(job, &task, out)) {
-            memcpy(out, found, (size_t)job->block->bytes);
-        }
+    }
+    for (; i < count; i++) {
+        encode_one(job, first + i);
     }
 }
 
@@ -214,6 +255,7 @@ int cpu_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, co
                            .block = ggml_block_find(spec->type),
                            .w = w->data,
                            .importance = importance != NULL ? importance->data : NULL,
+                           .rows = matrix_rows(w),
                            .cols = matrix_cols(w),
                            .out = blocks->data};
 
@@ -223,6 +265,6 @@ int cpu_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, co
         ones[i] = 1.0f;
     }
     job.ones = ones;
-    stream_run(stream, matrix_rows(w), encode_row, &job);
+    stream_run(stream, tiles_of(job.rows, ROW_TILE), encode_tile, &job);
     return 0;
 }

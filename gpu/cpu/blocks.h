@@ -22,8 +22,6 @@ struct block_task {
     bool search; /* else the scales that reach the extremes */
 };
 
-/* The code of x: (x + minimum) / scale to the nearest, halves up, in [low, high]; returned from 0. */
-int block_code(float x, float scale, float minimum, float low, float high);
 /* 1 / scale, or 0 where that would not be finite. */
 float block_inverse(float scale);
 /* The scale of n weights as `store` holds it, positive or negative: it puts the extreme at the lowest level, or has
@@ -31,6 +29,32 @@ float block_inverse(float scale);
 float block_scale(const struct block_task *task, const float *x, const float *weight, int64_t n,
                   const struct block_levels *levels, enum dtype store);
 
-/* blocks_k.c: the types with scales of scales. */
+/* --- blocks_k.c: the types with scales of scales. */
+
+#define BLOCK_SUBS_MAX 16
+#define BLOCK_ROUNDS 3 /* of integers moved and d and dmin fitted to them */
+
+struct block_fit {
+    float scale, minimum;
+};
+
+/* A block's integers, and what they lose. */
+struct block_state {
+    float d, dmin;
+    int scales[BLOCK_SUBS_MAX], minima[BLOCK_SUBS_MAX];
+    float lost[BLOCK_SUBS_MAX];
+    double error;
+};
+
+/* The d and e that minimise p d^2 - 2 q d e + r e^2 - 2 s d + 2 t e with e >= 0; false where they are not finite. */
+bool block_solve_pair(double p, double q, double r, double s, double t, struct block_fit *out);
+float block_half(float value); /* as F16 holds it, finite */
+/* A Q4_K block's integers for real scales and minima; its bytes. */
+void block_set_q4_k(const struct block_fit target[8], struct block_state *state);
+void block_write_q4_k(const struct kernels *kernels, const float *x, const struct block_state *state, uint8_t *out);
 void block_encode_q4_k(const struct block_task *task, uint8_t *out);
 void block_encode_q6_k(const struct block_task *task, uint8_t *out);
+/* blocks_affine.c: two Q4_K blocks by a search, in vectors, to the bytes that one by one have. x, weight: of each,
+ * [256]; weight NULL: all are 1. */
+void block_search_two(const struct kernels *kernels, const float *const x[2], const float *const weight[2],
+                      uint8_t *const out[2]);

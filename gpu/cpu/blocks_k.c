@@ -10,9 +10,6 @@
 #include <math.h>
 #include <string.h>
 
-#define SUBS_MAX 16
-#define ROUNDS 3
-
 struct shape {
     int subs, width;
     float low, high; /* codes */
@@ -24,24 +21,13 @@ static const struct shape shape_q4_k = {8, 32, 0, 15, 0, 63, 63};
 static const struct shape shape_q6_k = {16, 16, -32, 31, -128, 127, 0};
 static const struct block_levels levels_q6_k = {-32, 31, NULL, 27.0f, 1.0f, 7};
 
-struct fit {
-    float scale, minimum;
-};
-
-/* A block's integers, and what they lose. */
-struct state {
-    float d, dmin;
-    int scales[SUBS_MAX], minima[SUBS_MAX];
-    float lost[SUBS_MAX];
-    double error;
-};
-
 /* Of one sub-block: sum w, sum w x. */
 struct moments {
     double w, wx;
 };
 
-static struct block_sums sums_of(const struct block_task *task, const struct shape *shape, int sub, struct fit fit)
+static struct block_sums sums_of(const struct block_task *task, const struct shape *shape, int sub,
+                                 struct block_fit fit)
 {
     struct block_sums sums;
     int64_t at = (int64_t)sub * shape->width;
@@ -62,8 +48,7 @@ static void measure_moments(const struct block_task *task, const struct shape *s
     }
 }
 
-/* The d and e that minimise p d^2 - 2 q d e + r e^2 - 2 s d + 2 t e with e >= 0. */
-static bool solve_pair(double p, double q, double r, double s, double t, struct fit *out)
+bool block_solve_pair(double p, double q, double r, double s, double t, struct block_fit *out)
 {
     double det = p * r - q * q;
     double d = (s * r - q * t) / det, e = (q * s - p * t) / det;
@@ -72,32 +57,32 @@ static bool solve_pair(double p, double q, double r, double s, double t, struct 
         d = s / p;
         e = 0;
     }
-    *out = (struct fit){(float)d, (float)e};
+    *out = (struct block_fit){(float)d, (float)e};
     return isfinite(out->scale) && isfinite(out->minimum);
 }
 
 /* Scale and minimum of a sub-block as real numbers. */
-static struct fit fit_affine(const struct block_task *task, const struct shape *shape, int sub,
-                             const struct moments *moments)
+static struct block_fit fit_affine(const struct block_task *task, const struct shape *shape, int sub,
+                                   const struct moments *moments)
 {
     const float *x = task->x + (int64_t)sub * shape->width;
     float low = 0, high = 0;
 
     task->kernels->range(x, shape->width, &low, &high);
-    struct fit best = {(high - low) / shape->high, -low};
+    struct block_fit best = {(high - low) / shape->high, -low};
     if (!task->search || !(best.scale > 0)) {
         return best;
     }
     float min = sums_of(task, shape, sub, best).error;
     for (int i = 0; i < 12; i++) { /* from a little wider than the range to much narrower, then what its codes want */
-        struct fit fit = {(high - low) / (shape->high - 1.0f + 0.5f * (float)i), -low};
+        struct block_fit fit = {(high - low) / (shape->high - 1.0f + 0.5f * (float)i), -low};
         for (int round = 0; round < 3; round++) {
             struct block_sums sums = sums_of(task, shape, sub, fit);
             if (sums.error < min) {
                 min = sums.error;
                 best = fit;
             }
-            if (!solve_pair((double)sums.uu, (double)sums.u, moments->w, (double)sums.xu, moments->wx, &fit) ||
+            if (!block_solve_pair((double)sums.uu, (double)sums.u, moments->w, (double)sums.xu, moments->wx, &fit) ||
                 !(fit.scale > 0)) {
                 break;
             }
@@ -106,12 +91,12 @@ static struct fit fit_affine(const struct block_task *task, const struct shape *
     return best;
 }
 
-static struct fit fit_of(const struct state *state, int sub)
+static struct block_fit fit_of(const struct block_state *state, int sub)
 {
-    return (struct fit){state->d * (float)state->scales[sub], state->dmin * (float)state->minima[sub]};
+    return (struct block_fit){state->d * (float)state->scales[sub], state->dmin * (float)state->minima[sub]};
 }
 
-static void k_measure(const struct block_task *task, const struct shape *shape, struct state *state)
+static void k_measure(const struct block_task *task, const struct shape *shape, struct block_state *state)
 {
     state->error = 0;
     for (int sub = 0; sub < shape->subs; sub++) {
@@ -120,7 +105,7 @@ static void k_measure(const struct block_task *task, const struct shape *shape, 
     }
 }
 
-static float k_half(float value)
+float block_half(float value)
 {
     return dtype_round_finite(value, DTYPE_F16);
 }
@@ -134,7 +119,7 @@ static int k_nearest(float value, int low, int high)
 }
 
 /* Integers for the target scales, the largest at the top. */
-static void set_integers(const struct shape *shape, const struct fit *target, struct state *state)
+static void set_integers(const struct shape *shape, const struct block_fit *target, struct block_state *state)
 {
     float scale = 0, minimum = 0;
 
@@ -142,8 +127,8 @@ static void set_integers(const struct shape *shape, const struct fit *target, st
         scale = fmaxf(scale, fabsf(target[sub].scale));
         minimum = target[sub].minimum > minimum ? target[sub].minimum : minimum; /* -0 stays 0 */
     }
-    state->d = k_half(scale / (float)shape->scale_high);
-    state->dmin = shape->minimum_high > 0 ? k_half(minimum / (float)shape->minimum_high) : 0.0f;
+    state->d = block_half(scale / (float)shape->scale_high);
+    state->dmin = shape->minimum_high > 0 ? block_half(minimum / (float)shape->minimum_high) : 0.0f;
     for (int sub = 0; sub < shape->subs; sub++) {
         state->scales[sub] =
             k_nearest(target[sub].scale * block_inverse(state->d), shape->scale_low, shape->scale_high);
@@ -153,10 +138,10 @@ static void set_integers(const struct shape *shape, const struct fit *target, st
 
 /* d and dmin for the codes that the state gives. */
 static bool refit(const struct block_task *task, const struct shape *shape, const struct moments *moments,
-                  struct state *state)
+                  struct block_state *state)
 {
     double p = 0, q = 0, r = 0, s = 0, t = 0;
-    struct fit fit;
+    struct block_fit fit;
 
     for (int sub = 0; sub < shape->subs; sub++) {
         struct block_sums sums = sums_of(task, shape, sub, fit_of(state, sub));
@@ -167,21 +152,21 @@ static bool refit(const struct block_task *task, const struct shape *shape, cons
         s += scale * (double)sums.xu;
         t += minimum * moments[sub].wx;
     }
-    if (!solve_pair(p, q, r, s, t, &fit)) {
+    if (!block_solve_pair(p, q, r, s, t, &fit)) {
         return false;
     }
-    state->d = k_half(fit.scale);
-    state->dmin = k_half(fit.minimum);
+    state->d = block_half(fit.scale);
+    state->dmin = block_half(fit.minimum);
     return state->d != 0.0f;
 }
 
 /* Each sub-block's integers against their neighbours. */
-static void step_integers(const struct block_task *task, const struct shape *shape, struct state *state)
+static void step_integers(const struct block_task *task, const struct shape *shape, struct block_state *state)
 {
     for (int sub = 0; sub < shape->subs; sub++) {
         int scale = state->scales[sub], minimum = state->minima[sub];
         for (int i = 0; i < (shape->minimum_high > 0 ? 9 : 3); i++) {
-            struct state next = {.d = state->d, .dmin = state->dmin};
+            struct block_state next = {.d = state->d, .dmin = state->dmin};
             next.scales[0] = scale + i % 3 - 1;
             next.minima[0] = minimum + i / 3 - (shape->minimum_high > 0 ? 1 : 0);
             if (next.scales[0] < shape->scale_low || next.scales[0] > shape->scale_high || next.minima[0] < 0 ||
@@ -199,13 +184,15 @@ static void step_integers(const struct block_task *task, const struct shape *sha
     }
 }
 
-static struct state k_solve(const struct block_task *task, const struct shape *shape)
+static struct block_state k_solve(const struct block_task *task, const struct shape *shape)
 {
-    struct moments moments[SUBS_MAX];
-    struct fit target[SUBS_MAX] = {{0, 0}};
-    struct state best = {0};
+    struct moments moments[BLOCK_SUBS_MAX];
+    struct block_fit target[BLOCK_SUBS_MAX] = {{0, 0}};
+    struct block_state best = {0};
 
-    measure_moments(task, shape, moments);
+    if (task->search) {
+        measure_moments(task, shape, moments);
+    }
     for (int sub = 0; sub < shape->subs; sub++) {
         int64_t at = (int64_t)sub * shape->width;
         if (shape->minimum_high > 0) {
@@ -220,8 +207,8 @@ static struct state k_solve(const struct block_task *task, const struct shape *s
         return best;
     }
     k_measure(task, shape, &best);
-    for (int round = 0; round < ROUNDS; round++) {
-        struct state next = best;
+    for (int round = 0; round < BLOCK_ROUNDS; round++) {
+        struct block_state next = best;
         step_integers(task, shape, &next);
         if (refit(task, shape, moments, &next)) {
             k_measure(task, shape, &next);
@@ -240,31 +227,51 @@ static void put_half(uint8_t *out, float value)
     memcpy(out, &bits, sizeof(bits));
 }
 
-void block_encode_q4_k(const struct block_task *task, uint8_t *out)
+void block_set_q4_k(const struct block_fit target[8], struct block_state *state)
 {
-    struct state state = k_solve(task, &shape_q4_k);
+    set_integers(&shape_q4_k, target, state);
+}
 
-    memset(out, 0, 144);
-    put_half(out, state.d);
-    put_half(out + 2, state.dmin);
-    for (int sub = 0; sub < 8; sub++) {
-        ggml_q4k_set_scale(out + 4, sub, (uint8_t)state.scales[sub], (uint8_t)state.minima[sub]);
-        struct fit fit = fit_of(&state, sub);
+void block_write_q4_k(const struct kernels *kernels, const float *x, const struct block_state *state, uint8_t *out)
+{
+    memset(out, 0, 16);
+    put_half(out, state->d);
+    put_half(out + 2, state->dmin);
+    for (int pair = 0; pair < 4; pair++) {
+        uint8_t codes[2][32];
+        for (int k = 0; k < 2; k++) {
+            int sub = 2 * pair + k;
+            struct block_fit fit = fit_of(state, sub);
+            ggml_q4k_set_scale(out + 4, sub, (uint8_t)state->scales[sub], (uint8_t)state->minima[sub]);
+            kernels->block_codes(codes[k], x + (ptrdiff_t)sub * 32, 32, block_inverse(fit.scale), fit.minimum, 0.0f,
+                                 15.0f);
+        }
         for (int j = 0; j < 32; j++) {
-            int code = block_code(task->x[sub * 32 + j], fit.scale, fit.minimum, 0.0f, 15.0f);
-            out[16 + sub / 2 * 32 + j] |= (uint8_t)(code << (sub % 2 * 4));
+            out[16 + pair * 32 + j] = (uint8_t)(codes[0][j] | codes[1][j] << 4);
         }
     }
 }
 
+void block_encode_q4_k(const struct block_task *task, uint8_t *out)
+{
+    struct block_state state = k_solve(task, &shape_q4_k);
+
+    block_write_q4_k(task->kernels, task->x, &state, out);
+}
+
 void block_encode_q6_k(const struct block_task *task, uint8_t *out)
 {
-    struct state state = k_solve(task, &shape_q6_k);
+    struct block_state state = k_solve(task, &shape_q6_k);
+
+    uint8_t codes[256];
 
     memset(out, 0, 210);
+    for (int sub = 0; sub < 16; sub++) {
+        task->kernels->block_codes(codes + (ptrdiff_t)sub * 16, task->x + (ptrdiff_t)sub * 16, 16,
+                                   block_inverse(fit_of(&state, sub).scale), 0.0f, -32.0f, 31.0f);
+    }
     for (int i = 0; i < 256; i++) {
-        int part = i / 128, quarter = i % 128 / 32, j = i % 32;
-        int code = block_code(task->x[i], fit_of(&state, i / 16).scale, 0.0f, -32.0f, 31.0f);
+        int part = i / 128, quarter = i % 128 / 32, j = i % 32, code = codes[i];
         out[part * 64 + quarter % 2 * 32 + j] |= (uint8_t)((code & 15) << (quarter / 2 * 4));
         out[128 + part * 32 + j] |= (uint8_t)(code >> 4 << (2 * quarter));
     }

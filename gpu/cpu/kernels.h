@@ -31,6 +31,21 @@ struct distribution_sums {
     int64_t far;
 };
 
+/* One sub-block of 32 weights with a scale and a minimum in each of LANES lanes, and what a search over them asks for.
+ */
+#define AFFINE_WIDTH 32
+#define AFFINE_TRIES 12     /* ranges: from a little wider than the weights' to much narrower */
+#define AFFINE_ROUNDS 3     /* of each: then the scale and the minimum that its codes want */
+#define AFFINE_NEIGHBOURS 9 /* a scale's and a minimum's integers, each less by one, the same, more by one */
+struct affine_lanes {
+    float x[AFFINE_WIDTH][LANES], weight[AFFINE_WIDTH][LANES];
+    double w[LANES], wx[LANES]; /* sum weight, sum weight * x: affine_search fills them */
+    bool unit;                  /* all weights are 1 */
+};
+struct affine_sums { /* struct block_sums of each lane */
+    float error[LANES], uu[LANES], u[LANES], xu[LANES];
+};
+
 struct adamw_factors;
 struct levels_sorted;
 
@@ -86,6 +101,18 @@ struct kernels {
     /* The same for u of an ascending table, without minimum. */
     void (*block_fit_table)(struct block_sums *sums, const float *x, const float *weight, int64_t n, float scale,
                             float inverse, const float table[16]);
+    /* u = clamp((x + minimum) / scale), halves up, as u - low; n is a multiple of LANES. */
+    void (*block_codes)(uint8_t *codes, const float *x, int64_t n, float inverse, float minimum, float low, float high);
+    /* The same for codes 0..15 of LANES sub-blocks: scale and minimum with the smallest error of each, as real numbers;
+     * block_fit; its error alone; and that of a scale and minimum d * s, dmin * m for the integers next to s and m,
+     * number i being (s + i % 3 - 1, m + i / 3 - 1), infinite outside of [0, highest]. error:
+     * [AFFINE_NEIGHBOURS][LANES]. */
+    void (*affine_search)(struct affine_lanes *a, float *scale, float *minimum);
+    void (*affine_sums)(struct affine_sums *out, const struct affine_lanes *a, const float *scale,
+                        const float *minimum);
+    void (*affine_errors)(float *error, const struct affine_lanes *a, const float *scale, const float *minimum);
+    void (*affine_neighbours)(float *error, const struct affine_lanes *a, const float *d, const float *dmin,
+                              const float *scale, const float *minimum, float highest);
     /* One token of a recurrence over LANES columns of a state s [n][LANES]: s = decay * s, then s_i += k_i * d with
      * d = beta * (v - sum s_i k_i), then out = sum s_i q_i. v, out: LANES numbers. */
     void (*delta_step)(float *state, int64_t n, const float *q, const float *k, const float *v, float decay, float beta,

@@ -295,6 +295,65 @@ START_TEST(wrong_shapes_are_refused)
 }
 END_TEST
 
+#define HARD_BLOCKS 25
+
+/* Random, constant, zero, subnormal, huge, negative, and nearly equal ones, of each some sub-blocks. */
+static void fill_hard(float *x)
+{
+    static const float factors[] = {1.0f, 0.0f, 1e-39f, 3e37f, 1e-9f, -2.0f, 6e4f};
+    uint64_t state = 31;
+
+    for (int i = 0; i < HARD_BLOCKS * 256; i++) {
+        int block = i / 256, sub = i / 32;
+        int kind = (block < 7 ? block : sub) % 7;
+        float value = factors[kind] * random_unit(&state);
+        x[i] = kind == 5              ? -fabsf(value)
+               : block % 9 == 8       ? 0.25f + 1e-7f * value
+               : i % 61 == 0          ? -value
+               : (i + block) % 97 < 2 ? 0.0f
+                                      : value;
+    }
+}
+
+/* One row of blocks, of which two are searched at once in vectors, against each of them alone, which has no vectors
+ * across sub-blocks: the same bytes at every level. */
+static void check_lanes(const char *level, bool weighted)
+{
+    struct rig rig;
+
+    setenv("QUANTD_CPU_LEVEL", level, 1);
+    rig_open(&rig, 1);
+    struct tensor w = rig_tensor(&rig, DTYPE_F32, 1, HARD_BLOCKS * 256);
+    struct tensor importance = importance_new(&rig, HARD_BLOCKS * 256, 23);
+    fill_hard(floats(&w));
+    for (int i = 0; i < 256; i++) {
+        floats(&importance)[i] = 0.0f; /* a block that nothing reads */
+    }
+    struct tensor all = encode(&rig, &w, weighted ? &importance : NULL, GGML_TYPE_Q4_K, true);
+    for (int b = 0; b < HARD_BLOCKS; b++) {
+        struct tensor one = tensor_2d(floats(&w) + (ptrdiff_t)b * 256, DTYPE_F32, 1, 256);
+        struct tensor own = tensor_1d(floats(&importance) + (ptrdiff_t)b * 256, DTYPE_F32, 256);
+        struct tensor alone = encode(&rig, &one, weighted ? &own : NULL, GGML_TYPE_Q4_K, true);
+        ck_assert_mem_eq(bytes(&all) + (ptrdiff_t)b * 144, bytes(&alone), 144);
+        gpu_tensor_free(&rig.gpu, &alone);
+    }
+    gpu_tensor_free(&rig.gpu, &all);
+    gpu_tensor_free(&rig.gpu, &importance);
+    gpu_tensor_free(&rig.gpu, &w);
+    rig_close(&rig);
+    unsetenv("QUANTD_CPU_LEVEL");
+}
+
+START_TEST(lanes_give_the_bytes_of_single_blocks)
+{
+    static const char *const levels[] = {"generic", "avx2", "avx512"};
+
+    for (int i = 0; i < 6; i++) {
+        check_lanes(levels[i / 2], i % 2 != 0);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("gpu/blocks");
@@ -304,6 +363,7 @@ int main(void)
     tcase_add_test(tcase, layouts);
     tcase_add_test(tcase, search_comes_near_brute_force);
     tcase_add_test(tcase, wrong_shapes_are_refused);
+    tcase_add_test(tcase, lanes_give_the_bytes_of_single_blocks);
     tcase_add_loop_test(tcase, blocks_of_blocks_are_the_same, 0, TYPES);
     tcase_add_loop_test(tcase, search_never_loses, 0, TYPES);
     tcase_add_loop_test(tcase, odd_blocks, 0, TYPES);
