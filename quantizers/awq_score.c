@@ -231,7 +231,7 @@ struct awq_progress {
     int64_t scored;
 };
 
-/* Score tokens of a micro-batch from row *at on for the current stage, and move *at behind them. */
+/* Score tokens of a micro-batch from row *at on for the current stage, and move *at past them. */
 static int awq_score_part(struct awq_search *search, const struct block_values *values, int64_t *at,
                           struct awq_progress *progress)
 {
