@@ -1,4 +1,5 @@
-/* Causal attention as two batches of products around a softmax kernel: scores = q k^T of as many heads at once as the
+/* Causal attention: one kernel (flash.cu) where its operands are BF16 and heads have a size that it takes. Else two
+ * batches of products around a softmax kernel: scores = q k^T of as many heads at once as the
  * scratch allows, weights, o = weights v. Queries go in tiles that see no key past their end, which bounds the scratch
  * for long sequences and leaves out part of the half that the mask would hide.
  *
@@ -114,6 +115,46 @@ static int run_sequence(const struct attention *job, int64_t sequence)
     return 0;
 }
 
+/* A copy of an operand is aligned; one that is BF16 already may be a view of anything. */
+static bool flash_aligned(const struct tensor *x)
+{
+    return x->dtype != DTYPE_BF16 || (uintptr_t)x->data % 16 == 0;
+}
+
+static bool flash_can(const struct gpu_stream *stream, const struct tensor *q, const struct tensor *k,
+                      const struct tensor *v, const struct gpu_attention *spec)
+{
+    int64_t dim = spec->head_dim, value_dim = gpu_value_dim(spec);
+
+    return operand_bf16(stream) && dim % 8 == 0 && value_dim % 8 == 0 && dim <= LAUNCH_FLASH_DIM &&
+           value_dim <= LAUNCH_FLASH_DIM && spec->heads <= LAUNCH_FLASH_MANY && spec->sequences <= LAUNCH_FLASH_MANY &&
+           flash_aligned(q) && flash_aligned(k) && flash_aligned(v);
+}
+
+static int flash_run(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
+                     const struct tensor *v, const struct gpu_attention *spec)
+{
+    SCRATCH_SCOPE(stream);
+    struct launch_flash flash = {.out = o->data,
+                                 .sequences = spec->sequences,
+                                 .length = spec->length,
+                                 .heads = spec->heads,
+                                 .kv_heads = spec->kv_heads,
+                                 .dim = spec->head_dim,
+                                 .value_dim = gpu_value_dim(spec),
+                                 .window = spec->window,
+                                 .chunk = spec->chunk,
+                                 .scale = spec->scale,
+                                 .cap = spec->cap,
+                                 .sinks = spec->sinks != NULL ? spec->sinks->data : NULL};
+
+    TRY(scratch_reserve(stream, operand_size(stream, q) + operand_size(stream, k) + operand_size(stream, v)));
+    TRY(operand_of(stream, q, &flash.q));
+    TRY(operand_of(stream, k, &flash.k));
+    TRY(operand_of(stream, v, &flash.v));
+    return cuda_ok(stream->device, launch_flash(&flash, stream->stream), "attention");
+}
+
 int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
                    const struct tensor *v, const struct gpu_attention *spec)
 {
@@ -122,8 +163,11 @@ int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const stru
     const void *operands[3] = {NULL, NULL, NULL};
 
     TRY(cuda_begin(stream->device));
-    if (spec->length == 0) {
+    if (spec->length == 0 || spec->sequences == 0) {
         return 0;
+    }
+    if (flash_can(stream, q, k, v, spec)) {
+        return flash_run(stream, o, q, k, v, spec);
     }
     job.element = operand_bf16(stream) ? 2 : sizeof(float);
     int64_t tile = spec->length < QUERY_TILE ? spec->length : QUERY_TILE, count = tile * spec->length;

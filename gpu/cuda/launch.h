@@ -136,6 +136,20 @@ struct launch_softmax {
 int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const struct launch_softmax *spec,
                    cudaStream_t stream);
 
+/* flash.cu: attention of q, k and v in BF16, of equal sequences one after another. Dimensions are multiples of 8, up to
+ * LAUNCH_FLASH_DIM, and operands aligned to 16 bytes; at most 65,535 heads and as many sequences. window, chunk, cap,
+ * sinks: as in struct gpu_attention. */
+#define LAUNCH_FLASH_DIM 128
+#define LAUNCH_FLASH_MANY 65535
+struct launch_flash {
+    float *out;
+    const void *q, *k, *v;
+    int64_t sequences, length, heads, kv_heads, dim, value_dim, window, chunk;
+    float scale, cap;
+    const float *sinks; /* [heads], or NULL */
+};
+int launch_flash(const struct launch_flash *spec, cudaStream_t stream);
+
 /* grid.cu */
 struct launch_grid {
     int bits, sym, signs, mse, steps, candidates;

@@ -209,11 +209,16 @@ static const struct gpu_attention attentions[] = {
     {.sequences = 1, .length = 700, .heads = 2, .kv_heads = 1, .head_dim = 16, .window = 90, .chunk = 128},
     {.sequences = 2, .length = 50, .heads = 4, .kv_heads = 2, .head_dim = 16, .cap = 0.8f},
     {.sequences = 1, .length = 2100, .heads = 2, .kv_heads = 1, .head_dim = 8, .cap = 2.0f},
+    {.sequences = 2, .length = 150, .heads = 4, .kv_heads = 2, .head_dim = 128},
+    {.sequences = 1, .length = 300, .heads = 2, .kv_heads = 1, .head_dim = 64, .value_dim = 48, .window = 70},
+    {.sequences = 1, .length = 530, .heads = 2, .kv_heads = 1, .head_dim = 20},
+    {.sequences = 1, .length = 90, .heads = 1, .kv_heads = 1, .head_dim = 256, .value_dim = 96},
 };
 #define SINKS 16 /* added to a row: with sinks */
 
 /* variant: a row of attentions: a key head for each head, groups, one key head, a window, rows of all lengths, one
- * token, odd sizes, narrower values, chunks, chunks and a window, a cap, a cap of rows of all lengths; + SINKS.
+ * token, odd sizes, narrower values, chunks, chunks and a window, a cap, a cap of rows of all lengths, wide heads, the
+ * same with a window and narrower values, odd sizes past a tile, wider heads; + SINKS.
  */
 int body_attention(struct ops_rig *rig, int variant, struct ops_output *out)
 {

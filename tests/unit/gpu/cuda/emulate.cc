@@ -318,6 +318,17 @@ uint64_t emulate_exchange(unsigned mask, uint64_t bits, int from, const char *fi
     return self->result;
 }
 
+const struct emulate_row *emulate_gather(const struct emulate_row *own, const char *file, int line)
+{
+    static struct emulate_row rows[2][WARP]; /* of this call and the one before: a warp runs alone until a barrier */
+    static unsigned char calls[WARP];
+    int lane = emulate_lane(), turn = calls[lane]++ % 2;
+
+    rows[turn][lane] = *own;
+    emulate_exchange(UINT32_MAX, 0, EMULATE_BALLOT, file, line);
+    return rows[turn];
+}
+
 /* --- blocks */
 /* Until each thread of the warp is done or at a barrier. */
 static void run_warp(int first, int count)

@@ -180,6 +180,77 @@ template <typename T> static inline T atomicAdd(T *at, T value)
     return emulate_atomic(at, (T)(*at + value));
 }
 
+/* --- tensor cores and copies (gpu/cuda/tensor_core.cuh). What a lane brings stands in a row of a table until it comes
+ * to the second call from here: by then all others have read it. Copies are made at once. */
+struct emulate_row {
+    const void *address;
+    uint32_t a[4], b[2];
+};
+/* The rows of this warp, with this lane's, once all have brought theirs. */
+const struct emulate_row *emulate_gather(const struct emulate_row *own, const char *file, int line);
+
+static inline float emulate_half(uint32_t pair, int i)
+{
+    uint32_t bits = i == 0 ? pair << 16 : pair & 0xffff0000u;
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static inline void tensor_multiply(float *c, const uint32_t *a, const uint32_t *b, EMULATE_HERE)
+{
+    const struct emulate_row own = {NULL, {a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    const struct emulate_row *rows = emulate_gather(&own, file, line);
+    int g = emulate_lane() / 4, t = emulate_lane() % 4;
+
+    for (int i = 0; i < 4; i++) {
+        for (int k = 0; k < 16; k++) {
+            const struct emulate_row *left = &rows[g * 4 + k % 8 / 2];
+            const struct emulate_row *right = &rows[(2 * t + i % 2) * 4 + k % 8 / 2];
+            c[i] += emulate_half(left->a[i / 2 + k / 8 * 2], k % 2) * emulate_half(right->b[k / 8], k % 2);
+        }
+    }
+}
+
+static inline void emulate_matrices(uint32_t *x, const void *row, bool turned, const char *file, int line)
+{
+    const struct emulate_row own = {row, {0, 0, 0, 0}, {0, 0}};
+    const struct emulate_row *rows = emulate_gather(&own, file, line);
+    int g = emulate_lane() / 4, t = emulate_lane() % 4;
+
+    for (int i = 0; i < 4; i++) {
+        const uint16_t *low = static_cast<const uint16_t *>(rows[8 * i + (turned ? 2 * t : g)].address);
+        const uint16_t *high = static_cast<const uint16_t *>(rows[8 * i + (turned ? 2 * t + 1 : g)].address);
+        x[i] = (uint32_t)low[turned ? g : 2 * t] | (uint32_t)high[turned ? g : 2 * t + 1] << 16;
+    }
+}
+
+template <typename T> static inline void tensor_load(uint32_t *x, const T *row, EMULATE_HERE)
+{
+    emulate_matrices(x, row, false, file, line);
+}
+
+template <typename T> static inline void tensor_load_turned(uint32_t *x, const T *row, EMULATE_HERE)
+{
+    emulate_matrices(x, row, true, file, line);
+}
+
+static inline void copy_begin(void *shared, const void *global, bool there, EMULATE_HERE)
+{
+    if (((uintptr_t)shared | (there ? (uintptr_t)global : 0)) % 16 != 0) {
+        emulate_fail(file, line, "a copy of 16 bytes that are not aligned");
+    }
+    there ? memcpy(shared, global, 16) : memset(shared, 0, 16);
+}
+
+static inline void copy_group(void)
+{
+}
+
+template <int left> static inline void copy_wait(void)
+{
+}
+
 /* --- bits */
 static inline int __float_as_int(float value)
 {

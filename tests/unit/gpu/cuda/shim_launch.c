@@ -331,6 +331,54 @@ int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const s
     return 0;
 }
 
+/* One query of one head, as flash.cu rounds: weights to BF16 before they are divided. */
+static void shim_flash_query(const struct launch_flash *f, int64_t row, int64_t query, int64_t head, float *weights)
+{
+    const struct launch_softmax spec = {.window = f->window, .chunk = f->chunk, .scale = f->scale, .cap = f->cap};
+    int64_t kv_head = head / (f->heads / f->kv_heads);
+    const uint16_t *q = (const uint16_t *)f->q + ((row + query) * f->heads + head) * f->dim;
+    float most = -INFINITY, sum = 0, *out = f->out + ((row + query) * f->heads + head) * f->value_dim;
+
+    for (int64_t i = 0; i <= query; i++) {
+        const uint16_t *k = (const uint16_t *)f->k + ((row + i) * f->kv_heads + kv_head) * f->dim;
+        float score = 0;
+        for (int64_t d = 0; d < f->dim; d++) {
+            score += dtype_bf16_to_f32(q[d]) * dtype_bf16_to_f32(k[d]);
+        }
+        weights[i] = shim_sees(&spec, query, i) ? shim_score(&spec, score) : -INFINITY;
+        most = fmaxf(most, weights[i]);
+    }
+    memset(out, 0, (size_t)f->value_dim * sizeof(*out));
+    for (int64_t i = 0; i <= query; i++) {
+        const uint16_t *v = (const uint16_t *)f->v + ((row + i) * f->kv_heads + kv_head) * f->value_dim;
+        float weight = expf(weights[i] - most);
+        sum += weight;
+        for (int64_t d = 0; d < f->value_dim; d++) {
+            out[d] += dtype_round(weight, DTYPE_BF16) * dtype_bf16_to_f32(v[d]);
+        }
+    }
+    sum += f->sinks != NULL ? expf(f->sinks[head] - most) : 0.0f;
+    for (int64_t d = 0; d < f->value_dim; d++) {
+        out[d] /= sum;
+    }
+}
+
+int launch_flash(const struct launch_flash *spec, cudaStream_t stream)
+{
+    ENTER();
+    float *weights = malloc((size_t)spec->length * sizeof(*weights));
+
+    for (int64_t s = 0; s < spec->sequences; s++) {
+        for (int64_t h = 0; h < spec->heads; h++) {
+            for (int64_t t = 0; t < spec->length; t++) {
+                shim_flash_query(spec, s * spec->length, t, h, weights);
+            }
+        }
+    }
+    free(weights);
+    return 0;
+}
+
 int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream)
 {
     ENTER();
