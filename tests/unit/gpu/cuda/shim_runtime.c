@@ -24,14 +24,19 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaGetLastError(void)
 {
+    pthread_mutex_lock(&shim_state.lock);
     cudaError_t last = shim_state.last;
     shim_state.last = shim_state.sticky; /* what is sticky cannot be cleared */
+    pthread_mutex_unlock(&shim_state.lock);
     return last;
 }
 
 cudaError_t cudaPeekAtLastError(void)
 {
-    return shim_state.last;
+    pthread_mutex_lock(&shim_state.lock);
+    cudaError_t last = shim_state.last;
+    pthread_mutex_unlock(&shim_state.lock);
+    return last;
 }
 
 const char *cudaGetErrorString(cudaError_t error)
@@ -66,8 +71,10 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
 
 cudaError_t cudaMemGetInfo(size_t *left, size_t *total)
 {
+    pthread_mutex_lock(&shim_state.lock);
     *total = shim_state.memory;
     *left = shim_state.memory - shim_state.used;
+    pthread_mutex_unlock(&shim_state.lock);
     return shim_enter();
 }
 
@@ -152,15 +159,19 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int device)
 
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value)
 {
+    pthread_mutex_lock(&shim_state.lock);
     if (attribute == cudaMemPoolAttrUsedMemHigh) {
         shim_state.pooled_max = shim_state.pooled;
     }
+    pthread_mutex_unlock(&shim_state.lock);
     return shim_enter();
 }
 
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value)
 {
+    pthread_mutex_lock(&shim_state.lock);
     *(uint64_t *)value = attribute == cudaMemPoolAttrUsedMemHigh ? shim_state.pooled_max : shim_state.used;
+    pthread_mutex_unlock(&shim_state.lock);
     return shim_enter();
 }
 
@@ -264,7 +275,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
 {
+    pthread_mutex_lock(&shim_state.lock);
     shim_state.waits++;
+    pthread_mutex_unlock(&shim_state.lock);
     return shim_enter();
 }
 
@@ -286,9 +299,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
         struct shim_event *at = (struct shim_event *)(void *)event;
         struct timespec now;
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
-        at->copies = shim_state.copied + (uint64_t)shim_state.copy_count;
         at->milliseconds = (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
+        pthread_mutex_lock(&shim_state.lock);
+        at->copies = shim_state.copied + (uint64_t)shim_state.copy_count;
         shim_state.records++;
+        pthread_mutex_unlock(&shim_state.lock);
     }
     return status;
 }
