@@ -23,7 +23,7 @@ const char *bytes_in(const struct bytes_unit *unit, double size, char out[BYTES_
     const struct bytes_unit own = bytes_unit_of(&size, 1);
     double value = size / unit->bytes;
 
-    if (size != 0 && fabs(value) < 0.005) {
+    if (fabs(value) < 0.1) { /* two decimals would leave a digit or none */
         unit = &own;
         value = size / own.bytes;
     }

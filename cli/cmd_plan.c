@@ -32,7 +32,8 @@ static const char *plan_bytes(const json_t *object, const char *key, char out[PR
 static void print_output(const json_t *estimate)
 {
     const json_t *output = json_object_get(estimate, "output");
-    char source[PRINT_SIZE], made[PRINT_SIZE], ratio[PRINT_SIZE], bits[PRINT_SIZE];
+    char source[PRINT_SIZE], made[PRINT_SIZE], number[PRINT_SIZE], ratio[PRINT_SIZE], bits[PRINT_SIZE];
+    bool smaller = json_number_value(json_object_get(output, "compression_ratio")) > 1;
 
     if (!json_is_object(output)) {
         return;
@@ -42,10 +43,10 @@ static void print_output(const json_t *estimate)
                     plan_bytes(output, "source_bytes", source));
         return;
     }
-    safe_printf(stdout, "artifact      %s: %s of %s (%s times smaller), %s bits per quantized weight\n",
-                print_text(output, "format"), plan_bytes(output, "artifact_bytes", made),
-                plan_bytes(output, "source_bytes", source), print_number(output, "compression_ratio", 3, ratio),
-                print_number(output, "bits_per_weight", 4, bits));
+    snprintf(ratio, sizeof(ratio), "%.30s times smaller", print_number(output, "compression_ratio", 3, number));
+    safe_printf(stdout, "artifact      %s: %s of %s (%s), %s bits per quantized weight\n", print_text(output, "format"),
+                plan_bytes(output, "artifact_bytes", made), plan_bytes(output, "source_bytes", source),
+                smaller ? ratio : "not smaller", print_number(output, "bits_per_weight", 4, bits));
 }
 
 /* Sizes of one line, in one unit. */
@@ -90,14 +91,16 @@ static void print_sets(const json_t *sets)
     safe_printf(stdout, known ? "; with fewer records all figures are smaller\n" : "\n");
 }
 
-static void print_time_taken(const json_t *time)
+static void print_time_taken(const json_t *time, const json_t *body)
 {
     char seconds[PRINT_SIZE];
+    const json_t *gate = json_object_get(json_object_get(body, "evaluation"), "gate");
     bool jobs = strcmp(print_text(time, "basis"), "jobs") == 0;
 
     if (json_is_object(time)) {
-        safe_printf(stdout, "time          %s, %s\n",
+        safe_printf(stdout, "time          %s%s, %s\n",
                     print_seconds(json_number_value(json_object_get(time, "seconds")), seconds),
+                    json_array_size(json_object_get(gate, "ladder")) > 0 ? " for the first rung of the ladder" : "",
                     jobs ? "by the jobs that this machine has finished"
                          : "by a first measurement of this machine; once a job has finished, closer");
     }
@@ -115,11 +118,15 @@ static void print_memory(const json_t *memory)
     if (!json_is_object(memory)) {
         return;
     }
-    safe_printf(stdout, "memory        %s: %s%s, at least %s; %s are free\n", print_text(memory, "device"),
-                json_is_true(json_object_get(memory, "upper_bound")) ? "up to " : "",
-                line_bytes(&device, memory, "expected_bytes", most),
-                line_bytes(&device, memory, "minimum_bytes", least), line_bytes(&device, memory, "free_bytes", left));
-    safe_printf(stdout, "              of the daemon's process %s at the peak\n",
+    (void)line_bytes(&device, memory, "expected_bytes", most);
+    (void)line_bytes(&device, memory, "minimum_bytes", least);
+    safe_printf(stdout, "memory        buffers on %s: %s%s", print_text(memory, "device"),
+                json_is_true(json_object_get(memory, "upper_bound")) ? "up to " : "", most);
+    if (strcmp(most, least) != 0) {
+        safe_printf(stdout, ", at least %s", least);
+    }
+    safe_printf(stdout, "; %s are free\n", line_bytes(&device, memory, "free_bytes", left));
+    safe_printf(stdout, "              the daemon's process: %s at the peak\n",
                 line_bytes(&device, memory, "host_expected_bytes", process));
     if (json_is_integer(json_object_get(memory, "activations_bytes"))) {
         safe_printf(stdout, "activations   %s, on disk beyond %s\n",
@@ -293,7 +300,7 @@ static int plan_run(struct cli *cli, const void *given, int count, char **argume
         }
         print_output(estimate);
         print_sets(json_object_get(estimate, "sets"));
-        print_time_taken(json_object_get(estimate, "time"));
+        print_time_taken(json_object_get(estimate, "time"), body);
         print_memory(json_object_get(estimate, "memory"));
         print_disk(json_object_get(estimate, "disk"));
         print_warnings(estimate);

@@ -104,6 +104,9 @@ static void print_load(const json_t *found)
              (long long)json_integer_value(json_object_get(found, "output_tokens")),
              strcmp(runtime, "any") == 0 ? "any runtime" : runtime);
     recommend_text("load", text);
+    if (batch == 1 && strcmp(print_text(found, "goal"), "throughput") == 0) {
+        recommend_text("", "How many requests the server answers at once (--batch) changes the order.");
+    }
     snprintf(text, sizeof(text), "%s: weights %s, keys and values of the requests (the KV cache) %s; %s",
              gigabytes(plain, "total_bytes", total), gigabytes(plain, "weights_bytes", weights),
              gigabytes(plain, "kv_cache_bytes", cache),
@@ -249,7 +252,7 @@ static void print_next(const json_t *found, const struct recommend_options *opti
     const struct jobgoal *goal = &options->goal;
 
     if (way == NULL) {
-        safe_printf(stdout, "None of the ways of this goal can be taken.\n");
+        safe_printf(stdout, "None of the ways of this goal can be taken: try another --goal or --runtime.\n");
         return;
     }
     if (options->save == NULL && !json_is_true(json_object_get(way, "fits"))) { /* --goal would be refused */

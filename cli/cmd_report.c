@@ -86,11 +86,13 @@ static void show_head(const json_t *report)
         safe_printf(stdout, "mean KL       %s nats\n", print_number(evaluation, "kl_divergence_mean", 4, a));
     }
     job_print_gate(json_object_get(report, "gate"));
-    if (json_is_object(totals)) {
+    if (json_number_value(json_object_get(totals, "artifact_bytes")) > 0) {
         safe_printf(stdout, "bits/weight   %s\n", print_number(totals, "bits_per_weight", 5, a));
         safe_printf(stdout, "size          %s of %s\n",
                     print_bytes(json_number_value(json_object_get(totals, "artifact_bytes")), a),
                     print_bytes(json_number_value(json_object_get(totals, "source_bytes")), b));
+    }
+    if (json_is_object(totals)) {
         safe_printf(stdout, "time          %s\n",
                     print_seconds(json_number_value(json_object_get(totals, "elapsed_seconds")), a));
         safe_printf(stdout, "fallbacks     %s\n", print_number(totals, "fallbacks", 9, a));

@@ -136,6 +136,13 @@ void job_print_gate(const json_t *gate)
         safe_printf(stdout, "%sperplexity %s, mean KL %s nats, top-1 agreement %s\n",
                     json_is_integer(bits) ? " bits, " : "", print_number(rung, "perplexity", 6, a),
                     print_number(rung, "kl_divergence", 4, b), print_number(rung, "top1_agreement", 4, c));
+        const json_t *said = json_object_get(rung, "generation");
+        if (json_is_object(said)) {
+            safe_printf(stdout,
+                        "              generation: agreement %s with the float model, repetition %s before, %s after\n",
+                        print_number(said, "agreement", 3, a), print_number(said, "repetition_before", 3, b),
+                        print_number(said, "repetition_after", 3, c));
+        }
         json_array_foreach(json_object_get(rung, "reasons"), k, reason)
         {
             safe_printf(stdout, "              %s\n", print_text(reason, "message"));

@@ -66,10 +66,14 @@ int members_set(json_t *body, const char *item)
     const char *value = NULL;
 
     TRY(members_split("set", "NAME=VALUE", item, name, sizeof(name), &value));
-    char *dot = strchr(name, '.');
-    json_t *object = dot != NULL ? (*dot = '\0', members_object(body, name)) : members_object(body, "quantization");
+    char *member = name;
+    json_t *object = strchr(name, '.') != NULL ? body : members_object(body, "quantization");
+    for (char *dot; (dot = strchr(member, '.')) != NULL; member = dot + 1) {
+        *dot = '\0';
+        object = members_object(object, member);
+    }
     json_t *parsed = members_value(value);
-    if (parsed == NULL || json_object_set_new(object, dot != NULL ? dot + 1 : name, parsed) != 0) {
+    if (parsed == NULL || json_object_set_new(object, member, parsed) != 0) {
         return err_raise(ERR_CONFIG, "--set: \"%.80s\" is not UTF-8", item);
     }
     return 0;

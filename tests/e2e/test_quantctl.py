@@ -39,10 +39,11 @@ def tour():
         equal(first["metadata"], {"team": "search"}, "metadata")
         by_flags = client.run("submit", "--model", model["id"], "--method", "gptq", "-b", "4", "-g", "64", "--calibration",
                               file["id"], "--num-samples", "24", "--sequence-length", "128", "--evaluation", "0.125",
-                              "--set", "damp_percent=0.02", "--set", "output.max_shard_bytes=2147483648", "--metadata",
-                              "team=maps", "--name", "by flags", "--wait", "--json").json
+                              "--set", "damp_percent=0.02", "--set", "output.max_shard_bytes=2147483648", "--set",
+                              "evaluation.gate.max_kl_divergence=100", "--metadata", "team=maps", "--name", "by flags", "--wait", "--json").json
         equal(by_flags["quantization"]["damp_percent"], 0.02, "damp_percent")
         equal(by_flags["output"]["max_shard_bytes"], 2147483648, "max_shard_bytes")
+        equal(by_flags["evaluation"]["gate"]["max_kl_divergence"], 100, "a member of a member")
         listed = client.run("jobs", "--json").json["data"]
         equal([job["id"] for job in listed], [by_flags["id"], first["id"]], "jobs, newest first")
         equal([job["id"] for job in client.run("jobs", "--metadata", "team=search", "--json").json["data"]],
@@ -97,6 +98,10 @@ def recommends(client):
     true("compressed-tensors" in planned and "chosen" not in planned, planned)
     planned = client.run("plan", *GOAL).out
     true("method        rtn\nchosen        rtn-int8, for low_risk on rtx-4090. Eight bits" in planned, planned)
+    nothing = client.run("recommend", *GOAL, "--goal", "adapter_training", "--runtime", "llama.cpp").out
+    true("try another --goal or --runtime" in nothing and "\nspeed" not in nothing, nothing)
+    one, many = (client.run("recommend", *GOAL, "--goal", "throughput", "--batch", batch).out for batch in ("1", "32"))
+    true("(--batch)" in one and "(--batch)" not in many, one)
     own = client.run("plan", *GOAL[:-1], '{"memory_bytes": 8e9, "bandwidth_bytes_per_second": 1e11, "bf16_tflops": 9}', "--method", "auto").out
     true("on the accelerator" in own, own)
     for wrong, wanted in ((("--goal", "speed"), "larger_model (Run a larger model"), (("--accelerator", "h1000"), "rtx-4090")):

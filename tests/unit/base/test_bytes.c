@@ -22,7 +22,8 @@ START_TEST(the_largest_has_the_unit)
     bytes_expect(300e6, 24e9, "0.28 GiB");
     bytes_expect(24e9, 300e6, "22.4 GiB");
     bytes_expect(2e6, 24e9, "1.91 MiB"); /* not 0.00 GiB */
-    bytes_expect(0, 24e9, "0.00 GiB");
+    bytes_expect(80e6, 24e9, "76.3 MiB");
+    bytes_expect(0, 24e9, "0 B");
     bytes_expect(-24e9, 0, "-22.4 GiB");
     bytes_expect(9e15, 0, "7.99 PiB");
 }
