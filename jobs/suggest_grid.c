@@ -14,6 +14,7 @@
 #define LOSSY 0.05     /* mean error, from which on more bits for all are suggested */
 #define FEW_PARAMETERS 0.02
 #define FLOAT_BITS 16
+#define BUDGET_STEP 0.5 /* bits for each weight */
 
 /* --- groups */
 
@@ -137,6 +138,16 @@ static json_t *more_bits(const struct suggest_work *work, const struct anatomy_r
                : NULL;
 }
 
+/* What longer tables of kmeans take, one of 2^bits values of 16 bits for each row; in bytes. */
+static double table_bytes(const struct suggest_work *work, const struct anatomy_row *row, int64_t bits)
+{
+    if (strcmp(row->method, "kmeans") != 0 || suggest_whole(work, "in_group_size") != 1) {
+        return 0;
+    }
+    double rows = (double)row->parameters / (double)row->cols;
+    return 2 * rows * (double)(((int64_t)1 << bits) - ((int64_t)1 << row->bits));
+}
+
 /* Adds a module, and what runtimes join with it, in place of nothing that has other bits. */
 static void describe_bits(const struct suggest_work *work, const char *what, int64_t from, int64_t to,
                           struct suggest_change *change)
@@ -169,7 +180,7 @@ static bool add_bits(struct suggest_work *work, const struct suggest_set *set, c
         more = members != NULL;
         for (size_t i = 0; more && i < set->count; i++) {
             change.removed += set->list[i]->loss * (1 - anatomy_bits_ratio(set->list[0]->bits, bits));
-            change.bytes += (double)set->list[i]->parameters * stored / 8;
+            change.bytes += (double)set->list[i]->parameters * stored / 8 + table_bytes(work, set->list[i], bits);
         }
         if (more && match == NULL) {
             change.patch = suggest_patch_take("overrides", suggest_overrides(work, set, members));
@@ -346,8 +357,39 @@ static void suggest_float(struct suggest_work *work)
     (void)suggest_add(work, &change);
 }
 
+/* --- mixtures */
+
+/* Where widths are chosen under a budget, what one module gains others pay for: more is had of a larger budget alone.
+ * Whether that is so. */
+static bool suggest_budget(struct suggest_work *work)
+{
+    const json_t *mixed = json_object_get(work->quantization, "mixed_precision");
+    double bits = json_number_value(json_object_get(mixed, "bits_per_weight"));
+    struct suggest_set all = {work->space, 0};
+    struct suggest_change change = {.set = &all};
+
+    if (!json_is_object(mixed) || !(bits > 0)) {
+        return json_is_object(mixed);
+    }
+    for (size_t i = 0; i < work->rows.count; i++) {
+        all.list[all.count++] = &work->rows.list[i];
+    }
+    change.patch = suggest_patch_take("mixed_precision", json_pack("{s:f}", "bits_per_weight", bits + BUDGET_STEP));
+    change.removed = suggest_set_loss(&all) * (1 - pow(4, -BUDGET_STEP));
+    change.bytes = work->rows.parameters * BUDGET_STEP / 8;
+    (void)snprintf(change.reason, sizeof(change.reason),
+                   "the budget of %.4g bits for each weight decides what linears lose: one of %.4g leaves about half",
+                   bits, bits + BUDGET_STEP);
+    (void)snprintf(change.basis, sizeof(change.basis), "the squared step of a grid, about 4 for each bit");
+    (void)suggest_add(work, &change);
+    return true;
+}
+
 void suggest_grids(struct suggest_work *work)
 {
+    if (suggest_budget(work)) {
+        return;
+    }
     suggest_groups(work);
     suggest_worst_bits(work);
     suggest_kind_bits(work);

@@ -131,6 +131,44 @@ START_TEST(a_bad_module_gets_bits_and_its_siblings_too)
 }
 END_TEST
 
+START_TEST(tables_of_more_bits_take_bytes)
+{
+    struct report_row rows[PLAIN_ROWS];
+    struct trial trial = {.asked = 0};
+    int count = plain_rows(rows);
+
+    for (int i = 0; i < count; i++) {
+        (void)snprintf(rows[i].method, sizeof(rows[i].method), "kmeans");
+    }
+    rows[1].output_relative_mse = 0.2;
+    json_t *found = suggested(rows, count, "{\"method\":\"kmeans\",\"quantization\":{\"bits\":4}}", &trial);
+    const json_t *bits = with(found, "\"match\":\"model.layers.0.self_attn.k_proj\",\"bits\":8");
+    /* codes of 4 bits more, and 256 values of 2 bytes in place of 16 for each of the 256 rows */
+    ck_assert_int_eq(json_integer_value(json_object_get(bits, "bytes_added")), 3 * (65536 / 2 + 256 * 240 * 2));
+    json_decref(found);
+}
+END_TEST
+
+START_TEST(a_mixture_needs_a_larger_budget)
+{
+    struct report_row rows[PLAIN_ROWS];
+    struct trial trial = {.asked = 0};
+    int count = plain_rows(rows);
+
+    rows[1].output_relative_mse = 0.2;
+    json_t *found = suggested(rows, count,
+                              "{\"method\":\"gptq\",\"calibration\":{\"stream\":true},\"quantization\":{\"bits\":4,"
+                              "\"group_size\":128,\"mixed_precision\":{\"bits_per_weight\":3.5,\"kl_tokens\":512}}}",
+                              &trial);
+    const json_t *budget = with(found, "\"mixed_precision\":{\"bits_per_weight\":4.0}");
+    ck_assert_double_eq_tol(number_of(budget, "error_ratio"), 0.5, 1e-9);
+    ck_assert_int_eq(json_integer_value(json_object_get(budget, "bytes_added")), 4 * (4 * 65536 + 3 * 262144) / 16);
+    ck_assert_ptr_null(with(found, "overrides")); /* other modules would pay for it */
+    ck_assert_ptr_null(with(found, "group_size"));
+    json_decref(found);
+}
+END_TEST
+
 START_TEST(the_best_for_its_bytes_is_first)
 {
     struct report_row rows[PLAIN_ROWS];
@@ -364,8 +402,9 @@ START_TEST(nothing_is_suggested_where_nothing_is_lost)
 }
 END_TEST
 
-UNIT_MAIN("jobs/suggest", a_bad_module_gets_bits_and_its_siblings_too, the_best_for_its_bytes_is_first,
-          smaller_groups_for_far_weights, channels_call_for_awq, too_few_tokens_come_first,
-          rounding_with_data_at_hand_calls_for_gptq, full_ranges_call_for_a_search,
-          a_kind_that_is_worse_in_every_block_gets_a_pattern, static_scales_become_dynamic,
-          few_parameters_stay_in_float, overrides_of_the_request_are_kept, nothing_is_suggested_where_nothing_is_lost)
+UNIT_MAIN("jobs/suggest", a_bad_module_gets_bits_and_its_siblings_too, tables_of_more_bits_take_bytes,
+          a_mixture_needs_a_larger_budget, the_best_for_its_bytes_is_first, smaller_groups_for_far_weights,
+          channels_call_for_awq, too_few_tokens_come_first, rounding_with_data_at_hand_calls_for_gptq,
+          full_ranges_call_for_a_search, a_kind_that_is_worse_in_every_block_gets_a_pattern,
+          static_scales_become_dynamic, few_parameters_stay_in_float, overrides_of_the_request_are_kept,
+          nothing_is_suggested_where_nothing_is_lost)
