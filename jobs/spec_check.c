@@ -415,7 +415,12 @@ int spec_check(struct job_spec *spec, const struct model *model, const struct gp
         spec_use_rung(spec, rung);
         (void)check_recipe(spec, model, device, found);
         most.blocks = spec_larger(most.blocks, spec->disk.blocks);
-        most.artifact = spec_larger(most.artifact, spec->disk.artifact);
+        if (spec->disk.artifact > most.artifact) {
+            most.artifact = spec->disk.artifact;
+            most.quantized = spec->disk.quantized;
+            most.parameters = spec->disk.parameters;
+            most.extra = spec->disk.extra;
+        }
         add_rung_errors(found, rung, errors);
     }
     spec_use_rung(spec, 0);

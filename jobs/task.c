@@ -309,7 +309,12 @@ static int task_plan(struct task *task)
                                   .eval_length = task->evaluation.length,
                                   .known = true};
 
-    return job_plan_make(task->service, &task->spec, &sets, task->model, &task->device, &task->plan);
+    int rung = task->spec.rung; /* of a ladder, the memory that the largest takes; an attempt may begin further on */
+
+    spec_use_rung(&task->spec, 0);
+    int rc = job_plan_ladder(task->service, &task->spec, &sets, task->model, &task->device, &task->plan);
+    spec_use_rung(&task->spec, rung);
+    return rc;
 }
 
 static int task_prepare_all(struct task *task, const struct job_row *row)
@@ -427,7 +432,7 @@ static int tick_outside(void *data)
 /* A job that ran from its first block to its end in one attempt says how fast the machine is. */
 static void learn_rates(const struct task *task, bool complete)
 {
-    if (complete && task->elapsed_before == 0) {
+    if (complete && task->elapsed_before == 0 && task->spec.rung == 0) { /* the plan's work is that rung's */
         machine_learn(task->service, &task->device, task->spec.recipe.name, &task->plan, &task->times,
                       clock_monotonic_seconds() - task->started);
     }

@@ -111,6 +111,9 @@ def a_ladder_succeeds():
         manifest = manifest_of(daemon, state)
         equal((manifest["gate"]["rung"], len(manifest["gate"]["rungs"])), (2, 3), "the manifest")
         equal(state["quantization"]["bits"], 2, "the request stays what it was")
+        asked = body({"max_kl_divergence": LIMIT, "ladder": LADDER + [{"method": "gptq", "quantization": {"bits": 3}}]}, model=state["model"])
+        output = daemon.request("POST", "/v1/quantization/estimates", json=asked).json["output"]
+        true(abs(output["bits_per_weight"] - state["result"]["bits_per_weight"]) < 0.01, "size and bits of the largest rung: %r" % output)
         plain = succeed(daemon, new_job(daemon, RECORDS, **body(None, quantization={"bits": 4, "group_size": 64})))
         equal(weights_of(daemon, state), weights_of(daemon, plain), "bytes of the weights")
         for name in ("perplexity_before", "perplexity_after", "kl_divergence_mean", "top1_agreement"):
