@@ -58,7 +58,7 @@ static const int mlx_groups[] = {32, 64, 128, 0};
 #define CACHE_KERNELS "attention reads keys and values in FP8; weights stay in 16 bits"
 #define PLAIN "products in the model's own type"
 #define DECOMPRESSED "compressed-tensors: weights are widened to the model's type before they are multiplied"
-#define GGUF_KERNELS "llama.cpp: 4-bit blocks times inputs in eight bits, on processors as on accelerators"
+#define GGUF_KERNELS "llama.cpp: quantized blocks times inputs in eight bits, on processors as on accelerators"
 
 const struct runtime_row runtime_rows[] = {
     /* --- vLLM. Types: query_marlin_supported_quant_types; shapes: module marlin pads tiles, but K of a rank must

@@ -79,15 +79,18 @@ json_t *recommend_schema(void)
 struct accelerator_numbers {
     double memory_bytes, bandwidth_bytes_per_second, bf16_tflops, int8_tflops, fp8_tflops;
 };
-#define NUMBER(member_, fallback_, least_)                                                                           \
-    {                                                                                                                \
-        .name = #member_, .type = PARAMS_NUMBER, .offset = offsetof(struct accelerator_numbers, member_),            \
-        .size = sizeof(double), .fallback = (fallback_), .min = (least_), .max = 1e30, .help = "Of the accelerator." \
+#define NUMBER(member_, fallback_, least_, help_)                                                         \
+    {                                                                                                     \
+        .name = #member_, .type = PARAMS_NUMBER, .offset = offsetof(struct accelerator_numbers, member_), \
+        .size = sizeof(double), .fallback = (fallback_), .min = (least_), .max = 1e30, .help = (help_)    \
     }
 static const struct params_row number_rows[] = {
-    NUMBER(memory_bytes, NULL, 1),   NUMBER(bandwidth_bytes_per_second, NULL, 1),
-    NUMBER(bf16_tflops, NULL, 1e-6), NUMBER(int8_tflops, "0", 0),
-    NUMBER(fp8_tflops, "0", 0),      {.name = NULL},
+    NUMBER(memory_bytes, NULL, 1, "Bytes of the accelerator's memory: 24e9 for 24 GB."),
+    NUMBER(bandwidth_bytes_per_second, NULL, 1, "Bytes that it reads from its memory in a second: 1.008e12."),
+    NUMBER(bf16_tflops, NULL, 1e-6, "10^12 dense operations a second on BF16: 165."),
+    NUMBER(int8_tflops, "0", 0, "10^12 dense operations a second on INT8; 0: it has none."),
+    NUMBER(fp8_tflops, "0", 0, "10^12 dense operations a second on FP8; 0: it has none."),
+    {.name = NULL},
 };
 static const struct params_row *const number_tables[] = {number_rows, NULL};
 
@@ -372,9 +375,9 @@ static json_t *speed_note(const json_t *list)
         double speedup = json_number_value(json_object_get(choice, "request_speedup"));
         best = speedup > best ? speedup : best;
     }
-    return best >= HARDLY_FASTER ? json_null()
-                                 : json_string("Quantization will hardly make this load faster, with any of these; it "
-                                               "saves memory.");
+    return best >= HARDLY_FASTER || json_array_size(list) == 0
+               ? json_null()
+               : json_string("Quantization will hardly make this load faster, with any of these; it saves memory.");
 }
 
 /* Said plainly where nothing fits, with what the smallest way would fit on. */

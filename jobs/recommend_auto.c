@@ -176,7 +176,7 @@ static void refuse_all(const json_t *ways, struct validation_errors *errors)
 
     validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, POINTER "/goal",
                    "none of the ways of \"%s\" can be taken; the next errors say why", goal);
-    validation_hint(errors, "another goal or accelerator, a smaller batch, or a method by its name");
+    validation_hint(errors, "another goal, runtime or accelerator, a smaller batch, or a method by its name");
     json_array_foreach(json_object_get(ways, "choices"), i, way)
     {
         validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, POINTER "/accelerator",

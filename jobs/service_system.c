@@ -137,14 +137,27 @@ static void add_formats(const struct quantizer *quantizer, json_t *method)
     json_object_set_new(method, "runtimes", carrier_names(runtimes));
 }
 
+/* With the parameters that a job has which gives none. */
+static bool method_needs_calibration(const struct quantizer *quantizer)
+{
+    AUTO_FREE void *params = calloc(1, quantizer->params_size);
+    struct validation_errors errors = {0};
+    bool needs = quantizer->stats != STATS_NONE || quantizer->rewrite != NULL || quantizer->tune != NULL;
+
+    if (!needs && params != NULL && params_parse(quantizer->params, NULL, "", params, &errors) == 0) {
+        needs = quantizer_stats(quantizer, params) != STATS_NONE;
+        params_release(quantizer->params, params);
+    }
+    return needs;
+}
+
 static json_t *describe_method(const struct quantizer *quantizer)
 {
     json_t *method =
         json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:o}", "object", "method", "name", quantizer->name, "title",
                   quantizer->title, "description", quantizer->help, "needs_calibration",
-                  (int)(quantizer->stats != STATS_NONE || quantizer->rewrite != NULL || quantizer->tune != NULL),
-                  "analysis", (int)quantizer_analyses(quantizer), "follows", (int)quantizer_follows(quantizer),
-                  "parameters", spec_quantization_schema(quantizer));
+                  (int)method_needs_calibration(quantizer), "analysis", (int)quantizer_analyses(quantizer), "follows",
+                  (int)quantizer_follows(quantizer), "parameters", spec_quantization_schema(quantizer));
     if (method != NULL) {
         add_formats(quantizer, method);
     }

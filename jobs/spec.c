@@ -206,6 +206,18 @@ static void check_gate(const struct job_spec *spec, struct validation_errors *er
     }
 }
 
+/* Why a job of the recipe cannot do without records. */
+static void calibration_reason(const struct recipe *recipe, char out[160])
+{
+    if (recipe->mixture != NULL) {
+        snprintf(out, 160, "mixed_precision measures what each linear loses on these records");
+    } else if (recipe->cache.element != DTYPE_F32) {
+        snprintf(out, 160, "kv_cache takes its scales from the keys and values of these records");
+    } else {
+        snprintf(out, 160, "%.80s learns from the inputs of the model's linears", recipe->name);
+    }
+}
+
 static void check_data(const struct job_spec *spec, struct validation_errors *errors)
 {
     const struct spec_calibration *c = &spec->calibration;
@@ -216,9 +228,9 @@ static void check_data(const struct job_spec *spec, struct validation_errors *er
         validation_hint(errors, "leave out file_id or stream");
     }
     if (spec->recipe.count > 0 && recipe_needs_calibration(&spec->recipe) && !spec_has_calibration(spec)) {
-        validation_add(errors, ERR_MISSING_PARAMETER, "/calibration",
-                       "\"calibration\" is required: %s learns from the inputs of the model's linears",
-                       spec->recipe.name);
+        char reason[160];
+        calibration_reason(&spec->recipe, reason);
+        validation_add(errors, ERR_MISSING_PARAMETER, "/calibration", "\"calibration\" is required: %s", reason);
         validation_hint(errors,
                         "\"calibration\": {\"file_id\": a file of purpose calibration}, or {\"stream\": true} and "
                         "POST the records to the job");

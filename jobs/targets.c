@@ -108,6 +108,8 @@ static void refusal_pointer(const struct recipe *recipe, const struct runtime_re
         snprintf(out, 96, solver->solve == NULL ? "/method" : "/quantization/kv_cache");
     } else if (override >= 0) {
         snprintf(out, 96, "/quantization/overrides/%d", override);
+    } else if (recipe->mixture != NULL && refusal->part == PART_BITS) {
+        snprintf(out, 96, "/quantization/mixed_precision/candidates");
     } else {
         while (*members != NULL && params_find(solver->params, *members) == NULL) {
             members++;

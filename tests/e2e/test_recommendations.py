@@ -125,6 +125,8 @@ def mixtures_are_ways(daemon):
     """Widths chosen by measurement: types of llama.cpp, four and eight bits for what vLLM runs."""
     found = ask(daemon, goal="lowest_bits", runtime="llama.cpp")
     equal(names(found), ["gguf-q4", "gguf-mixed"])
+    kernels = {row["name"]: row["kernels"] for row in ask(daemon, goal="stable_int8")["choices"]}
+    true("4-bit" not in kernels["gguf-q8"], repr(kernels))
     equal(names(ask(daemon, goal="lowest_bits")), ["aqlm-2bit", "gptq-int4", "gguf-q4", "gptq-mixed", "gguf-mixed"])
     rows = {row["name"]: row for row in found["choices"]}
     true(4.9 < rows["gguf-mixed"]["bits_per_weight"] <= 5 and rows["gguf-mixed"]["weights_bytes"] > rows["gguf-q4"]["weights_bytes"],
@@ -147,6 +149,7 @@ def refusals(daemon):
         answer = daemon.request("POST", PATH, json=dict({"model": {"uri": "file:8b"}, "goal": "low_risk", "accelerator": "h200"}, **body))
         true(answer.status in (400, 404, 422), repr(answer))
         equal(answer.json["errors"][0]["param"], param, repr(answer.json["errors"]))
+        true(not param.startswith("/accelerator/") or "second" in answer.json["errors"][0]["hint"], "the unit of a number: %r" % answer.json)
 
 
 # --- "method": "auto"

@@ -494,6 +494,12 @@ START_TEST(test_system_and_methods)
     ck_assert(json_is_true(json_object_get(method, "needs_calibration")));
     ck_assert_uint_ge(json_array_size(json_object_get(method, "formats")), 2);
     json_decref(method);
+    ck_assert_rc_ok(service_method(rig.service, "llm_int8", &method)); /* finds outliers, unless its threshold is 0 */
+    ck_assert(json_is_true(json_object_get(method, "needs_calibration")));
+    json_decref(method);
+    ck_assert_rc_ok(service_method(rig.service, "rtn", &method));
+    ck_assert(json_is_false(json_object_get(method, "needs_calibration")));
+    json_decref(method);
     ck_assert_int_eq(service_method(rig.service, "none", &method), ERR_NOT_FOUND);
     ck_assert_str_eq(service_layer_columns()[0], report_columns[0].name);
     rig_close(&rig);
