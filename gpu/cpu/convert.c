@@ -48,10 +48,14 @@ static void write_narrow(const struct kernels *kernels, const struct tensor *y, 
 static void convert_tile(void *ctx, int64_t task)
 {
     const struct convert *job = ctx;
-    int64_t end = task * TILE + tile_size(job->count, TILE, task);
+    int64_t begin = task * TILE, end = begin + tile_size(job->count, TILE, task);
     float wide[STEP];
 
-    for (int64_t at = task * TILE; at < end; at += STEP) {
+    if (job->y->dtype == DTYPE_F32) {
+        convert_widen(job->kernels, (float *)job->y->data + begin, job->x, begin, end - begin);
+        return;
+    }
+    for (int64_t at = begin; at < end; at += STEP) {
         int64_t count = end - at < STEP ? end - at : STEP;
         convert_widen(job->kernels, wide, job->x, at, count);
         write_narrow(job->kernels, job->y, wide, at, count);
@@ -72,9 +76,33 @@ struct finite {
     _Atomic int64_t first;
 };
 
-/* An exponent of all ones, in the 16 or 32 bits of one element. */
+/* An exponent of all ones, in the 16 or 32 bits of one element: whether any has it, without a branch for each. */
+static bool any_special(const struct tensor *x, int64_t begin, int64_t end)
+{
+    unsigned found = 0;
+
+    if (x->dtype == DTYPE_F32) {
+        const char *data = x->data;
+        for (int64_t i = begin; i < end; i++) {
+            uint32_t bits;
+            memcpy(&bits, data + i * 4, sizeof(bits));
+            found |= (bits & 0x7f800000u) == 0x7f800000u;
+        }
+        return found != 0;
+    }
+    uint16_t mask = x->dtype == DTYPE_F16 ? 0x7c00u : 0x7f80u, any = 0;
+    const uint16_t *data = x->data;
+    for (int64_t i = begin; i < end; i++) {
+        any |= (data[i] & mask) == mask;
+    }
+    return any != 0;
+}
+
 static int64_t first_special(const struct tensor *x, int64_t begin, int64_t end)
 {
+    if (!any_special(x, begin, end)) {
+        return -1;
+    }
     if (x->dtype == DTYPE_F32) {
         const char *data = x->data;
         for (int64_t i = begin; i < end; i++) {
