@@ -85,6 +85,13 @@ static int ct_encode(const struct qtensor *q, int index, void *out)
     return form_of(&q->scheme)->encode(q, index, out);
 }
 
+static const char *ct_stored(const struct qtensor *q, int index)
+{
+    const struct ct_form *form = form_of(&q->scheme);
+
+    return form->stored != NULL ? form->stored(q, index) : NULL;
+}
+
 int ct_input_tensor(const struct qscheme *scheme, struct format_tensor *out)
 {
     *out = (struct format_tensor){".input_scale", scheme->scale_dtype, 1, {1}};
@@ -288,5 +295,6 @@ const struct format format_compressed_tensors = {
     .warn = ct_warn,
     .tensors = ct_tensors,
     .encode = ct_encode,
+    .stored = ct_stored,
     .config = ct_config_object,
 };

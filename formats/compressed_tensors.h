@@ -10,6 +10,7 @@ struct ct_form {
     int (*tensors)(const struct qscheme *scheme, int64_t rows, int64_t cols,
                    struct format_tensor out[FORMAT_TENSORS_MAX]);
     int (*encode)(const struct qtensor *q, int index, void *out);
+    const char *(*stored)(const struct qtensor *q, int index); /* as struct format has it */
     /* The "weights" object of a config group. New reference. */
     json_t *(*weights)(const struct qscheme *scheme);
 };

@@ -94,6 +94,12 @@ static int ct_float_encode(const struct qtensor *q, int index, void *out)
     return ERR_INTERNAL;
 }
 
+static const char *ct_float_stored(const struct qtensor *q, int index)
+{
+    (void)q;
+    return index == FLOAT_CODES ? "codes" : NULL;
+}
+
 static json_t *ct_float_weights(const struct qscheme *scheme)
 {
     const char *strategy = ct_float_is_block(scheme) ? "block" : is_per_tensor(scheme) ? "tensor" : "channel";
@@ -105,10 +111,12 @@ const struct ct_form ct_float = {.name = "float-quantized",
                                  .accepts = ct_float_accepts,
                                  .tensors = ct_float_tensors,
                                  .encode = ct_float_encode,
+                                 .stored = ct_float_stored,
                                  .weights = ct_float_weights};
 
 const struct ct_form ct_naive = {.name = "naive-quantized",
                                  .accepts = accepts_naive,
                                  .tensors = ct_float_tensors,
                                  .encode = ct_float_encode,
+                                 .stored = ct_float_stored,
                                  .weights = ct_float_weights};

@@ -1,8 +1,9 @@
 /* The bytes of an artifact's tensors, unit by unit, for whatever container they go into.
  *
  * In a thread's memory at any time: one module's codes, one of its packed tensors, or one part of a tensor that is
- * copied. Copies are byte for byte: what was not quantized is the source's own. Every float that is written is checked:
- * a NaN or Inf anywhere makes a model unusable, so it ends the export with the tensor's name. */
+ * copied: from the source, or codes that the block's file has as the artifact does. Copies are byte for byte: what was
+ * not quantized is the source's own. Every float that is written is checked: a NaN or Inf anywhere makes a model
+ * unusable, so it ends the export with the tensor's name. */
 
 #include "formats/export.h"
 
@@ -119,10 +120,47 @@ static int reader_load_module(struct export_reader *reader, int index, bool with
     return 0;
 }
 
+/* The array that the module's tensor `index` has as it is stored, in the block that is opened for it. */
+static int reader_find_stored(struct export_reader *reader, int module, int index, const char **suffix)
+{
+    const struct format *format = reader->request->format;
+    const struct export_place *place = &reader->plan->places[module];
+
+    *suffix = NULL;
+    if (format->stored == NULL) {
+        return 0;
+    }
+    TRY(reader_open_block(reader, place));
+    *suffix = format->stored(qtensor_file_meta(reader->file, place->item), index);
+    return 0;
+}
+
+/* Codes that need no packing. */
+static int reader_copy_stored(struct export_reader *reader, const struct export_piece *piece, const char *suffix,
+                              export_sink sink, void *data)
+{
+    const struct export_place *place = &reader->plan->places[piece->module];
+
+    TRY(reader_reserve(reader, COPY_BYTES));
+    for (int64_t at = 0, size; at < piece->bytes; at += size) {
+        size = piece->bytes - at < COPY_BYTES ? piece->bytes - at : COPY_BYTES;
+        TRY(qtensor_file_read_stored(reader->file, place->item, suffix, (uint64_t)piece->bytes, (uint64_t)at,
+                                     reader->buffer, (size_t)size));
+        TRY(reader_emit(piece, at, reader->buffer, size, sink, data));
+    }
+    return 0;
+}
+
 static int reader_encode(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data)
 {
-    int rc = reader_load_module(reader, piece->module, piece->ahead);
+    const char *codes, *own = NULL;
 
+    int rc = reader_find_stored(reader, piece->module, 0, &codes);
+    rc = rc == 0 ? reader_find_stored(reader, piece->module, piece->index, &own) : rc;
+    if (rc == 0 && own != NULL) {
+        return reader_copy_stored(reader, piece, own, sink, data);
+    }
+    rc = rc == 0 ? reader_load_module(reader, piece->module, piece->ahead || codes != NULL) : rc;
     if (rc != 0) {
         return err_pass(rc, "load %s", piece->name);
     }

@@ -76,6 +76,9 @@ struct format {
      * Beyond the first, codes and entries may be NULL: what lies ahead of all codes in a file is not to wait for them.
      */
     int (*encode)(const struct qtensor *q, int index, void *out);
+    /* The array of q (struct qtensor_part's suffix) whose bytes in the file of a finished block are those of tensor
+     * `index`, which is copied then; NULL: none is, and it is encoded. q has no arrays. May be NULL. */
+    const char *(*stored)(const struct qtensor *q, int index);
     /* The quantization_config object. New reference. Unused where `write` is set. NULL: config.json gets none. */
     json_t *(*config)(const struct format_config *config);
     /* Further files, written into request->directory; may be NULL. */

@@ -159,6 +159,10 @@ CLEANUP_FREE(qtensor_file, struct qtensor_file, qtensor_file_close)
 int qtensor_file_count(const struct qtensor_file *file);
 /* Shape and scheme of item i, arrays NULL. Borrowed. */
 const struct qtensor *qtensor_file_meta(const struct qtensor_file *file, int i);
+/* Bytes [at, at + size) of an array of item i, by its suffix, as the file has them. `all`, which it has in total, is
+ * what the caller expects. */
+int qtensor_file_read_stored(const struct qtensor_file *file, int i, const char *suffix, uint64_t all, uint64_t at,
+                             void *out, size_t size);
 /* Read all of item i; caller qtensor_deinit's it. */
 int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out);
 /* The same without codes and entries, which are NULL: scales, zero points and tables. */

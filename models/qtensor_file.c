@@ -483,6 +483,21 @@ int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out)
     return read_item(file, i, true, out);
 }
 
+int qtensor_file_read_stored(const struct qtensor_file *file, int i, const char *suffix, uint64_t all, uint64_t at,
+                             void *out, size_t size)
+{
+    const struct qtensor *q = &file->items[i];
+    const struct qtensor_part part = {.suffix = suffix};
+    char name[160];
+
+    qtensor_part_name(q, &part, name);
+    const struct safetensors_entry *entry = safetensors_find(file->file, name);
+    if (entry == NULL || entry->end - entry->begin != all) {
+        return corrupt(q->name, "an array does not have the size of the tensor that is made of it");
+    }
+    return safetensors_read(file->file, entry, at, out, size);
+}
+
 int qtensor_file_read_without_codes(struct qtensor_file *file, int i, struct qtensor *out)
 {
     return read_item(file, i, false, out);
