@@ -156,3 +156,7 @@ int model_load_bytes(const struct model *model, const char *name, const void *by
 /* A module's weight [rows, cols] or bias [rows], as F32; errors as model_load_tensor's. */
 int model_load_part(const struct model_part *part, const struct gpu *gpu, struct gpu_stream *stream,
                     struct tensor *out);
+/* Rows [first, first + count) of a weight to `out`, F32 [count, cols] of a device that works in the host's memory.
+ * bytes: memory for them as they are stored. */
+int model_load_rows(const struct model_part *part, int64_t first, int64_t count, void *bytes, const struct gpu *gpu,
+                    struct gpu_stream *stream, const struct tensor *out);

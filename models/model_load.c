@@ -179,3 +179,27 @@ int model_load_part(const struct model_part *part, const struct gpu *gpu, struct
 
     return rc != 0 ? err_set_module(err_pass(rc, "load tensor %s", name), name) : 0;
 }
+
+static int load_rows(const struct model_part *part, int64_t first, int64_t count, void *bytes, const struct gpu *gpu,
+                     struct gpu_stream *stream, const struct tensor *out)
+{
+    const struct tensor stored = tensor_2d(bytes, part->tensor.entry->dtype, count, part->cols);
+    int64_t index = -1;
+
+    TRY(model_part_read(part, first, count, bytes));
+    TRY(gpu->ops->convert(stream, out, &stored));
+    TRY(gpu->ops->find_nonfinite(stream, &index, out));
+    return index < 0 ? 0
+                     : model_raise_nonfinite(part->tensor.name,
+                                             model_part_element(part, first + index / part->cols, index % part->cols));
+}
+
+int model_load_rows(const struct model_part *part, int64_t first, int64_t count, void *bytes, const struct gpu *gpu,
+                    struct gpu_stream *stream, const struct tensor *out)
+{
+    const char *name = part->tensor.name;
+    int rc = part->tensor.file != NULL ? load_rows(part, first, count, bytes, gpu, stream, out)
+                                       : err_raise(ERR_INVALID_MODEL, "tensor %.160s is missing", name);
+
+    return rc != 0 ? err_set_module(err_pass(rc, "load tensor %s", name), name) : 0;
+}

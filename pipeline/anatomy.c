@@ -99,22 +99,76 @@ static int measure_inputs(const struct gpu *gpu, struct gpu_stream *stream, cons
     return 0;
 }
 
+int anatomy_begin(struct anatomy_sums *sums, int64_t cols)
+{
+    *sums = (struct anatomy_sums){.cols = cols};
+    TRY(mem_array(&sums->signal, (size_t)cols));
+    TRY(mem_array(&sums->error, (size_t)cols));
+    return mem_buffer(&sums->slice, 2 * (size_t)cols);
+}
+
+void anatomy_drop(struct anatomy_sums *sums)
+{
+    free(sums->signal);
+    free(sums->error);
+    free(sums->slice);
+    *sums = (struct anatomy_sums){0};
+}
+
+int anatomy_add(struct anatomy_sums *sums, const struct gpu *gpu, struct gpu_stream *stream,
+                const struct tensor *weight, const struct tensor *dequantized, int64_t group)
+{
+    struct gpu_distribution *all = &sums->weights, more;
+    int64_t n = sums->cols;
+
+    TRY(gpu->ops->distribution(stream, &more, weight, group));
+    TRY(gpu->ops->column_energy(stream, sums->slice, sums->slice + n, weight, dequantized));
+    all->square += more.square;
+    all->fourth += more.fourth;
+    all->range_sq += more.range_sq;
+    all->part_range_sq += more.part_range_sq;
+    all->max_to_median = more.max_to_median > all->max_to_median ? more.max_to_median : all->max_to_median;
+    all->far += more.far;
+    for (int64_t i = 0; i < n; i++) {
+        sums->signal[i] += sums->slice[i];
+        sums->error[i] += sums->slice[n + i];
+    }
+    return 0;
+}
+
+static int measure_sums(const struct gpu *gpu, struct gpu_stream *stream, const struct anatomy_sums *sums,
+                        const struct layer_stats *stats, struct anatomy *out)
+{
+    AUTO_FREE struct anatomy_channel *sorted = NULL;
+
+    *out = (struct anatomy){.weights = sums->weights};
+    TRY(mem_array(&sorted, (size_t)sums->cols));
+    (void)sort_channels(sums->signal, NULL, sums->cols, sorted);
+    out->weight_channels = max_to_median(sorted, sums->cols);
+    return stats != NULL ? measure_inputs(gpu, stream, stats, sums->signal, sums->error, sorted, out) : 0;
+}
+
+int anatomy_finish(const struct anatomy_sums *sums, struct anatomy *out)
+{
+    return measure_sums(NULL, NULL, sums, NULL, out);
+}
+
+static int measure_all(const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *weight,
+                       const struct tensor *dequantized, const struct layer_stats *stats, int64_t group,
+                       struct anatomy_sums *sums, struct anatomy *out)
+{
+    TRY(anatomy_begin(sums, weight->shape[1]));
+    TRY(anatomy_add(sums, gpu, stream, weight, dequantized, group));
+    return measure_sums(gpu, stream, sums, stats, out);
+}
+
 int anatomy_measure(const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *weight,
                     const struct tensor *dequantized, const struct layer_stats *stats, int64_t group,
                     struct anatomy *out)
 {
-    int64_t n = weight->shape[1];
-    AUTO_FREE double *signal = NULL;
-    AUTO_FREE double *error = NULL;
-    AUTO_FREE struct anatomy_channel *sorted = NULL;
+    struct anatomy_sums sums = {.cols = 0};
+    int rc = measure_all(gpu, stream, weight, dequantized, stats, group, &sums, out);
 
-    *out = (struct anatomy){.has_inputs = false};
-    TRY(mem_buffer(&signal, (size_t)n));
-    TRY(mem_buffer(&error, (size_t)n));
-    TRY(mem_array(&sorted, (size_t)n));
-    TRY(gpu->ops->distribution(stream, &out->weights, weight, group));
-    TRY(gpu->ops->column_energy(stream, signal, error, weight, dequantized));
-    (void)sort_channels(signal, NULL, n, sorted);
-    out->weight_channels = max_to_median(sorted, n);
-    return stats != NULL ? measure_inputs(gpu, stream, stats, signal, error, sorted, out) : 0;
+    anatomy_drop(&sums);
+    return rc;
 }

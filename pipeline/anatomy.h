@@ -24,6 +24,19 @@ struct anatomy {
 
 /* The columns that share a scale with their neighbours in a row, where a scheme has such groups, else all. */
 int64_t anatomy_group(const struct qtensor *q);
+/* The part of it that is of weights alone, added up over slices of rows in their order. */
+struct anatomy_sums {
+    int64_t cols;
+    struct gpu_distribution weights;
+    double *signal, *error; /* of columns: squares of weights and of errors */
+    double *slice;          /* [2, cols]: of one slice */
+};
+int anatomy_begin(struct anatomy_sums *sums, int64_t cols);
+/* weight and dequantized F32 [rows, cols] on the device. */
+int anatomy_add(struct anatomy_sums *sums, const struct gpu *gpu, struct gpu_stream *stream,
+                const struct tensor *weight, const struct tensor *dequantized, int64_t group);
+int anatomy_finish(const struct anatomy_sums *sums, struct anatomy *out);
+void anatomy_drop(struct anatomy_sums *sums); /* zeroed is fine */
 /* weight and dequantized F32 [N,K] on the device; stats NULL, or with the inputs' second moments. */
 int anatomy_measure(const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *weight,
                     const struct tensor *dequantized, const struct layer_stats *stats, int64_t group,

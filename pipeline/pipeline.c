@@ -27,6 +27,7 @@
 #include "pipeline/rewrite.h"
 #include "pipeline/run_stores.h"
 #include "pipeline/sensitivity.h"
+#include "pipeline/slices.h"
 #include "pipeline/solve.h"
 #include "pipeline/tune.h"
 #include "pipeline/tuned.h"
@@ -94,6 +95,10 @@ static int compute_block(struct run *run, int64_t index, struct block *block, st
 {
 
     TRY(run_tick(run, 0.0, "loading"));
+    if (slices_fit(run, index)) {
+        block_prefetch(run->p->model, index + 1);
+        return block_solve_slices(run, outputs, rows);
+    }
     TRY(block_load(run->p->model, index, run->p->gpu, run->stream, run->reader, block));
     read_ahead(run, index + 1);
     run_end_phase(run, PHASE_LOAD, 0);

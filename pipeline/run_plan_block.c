@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "gpu/scratch.h"
+#include "pipeline/slices.h"
 
 #include <math.h>
 #include <string.h>
@@ -371,12 +372,69 @@ static int layer_listed(struct run_walk *w, int64_t layer, int64_t stored)
     return 0;
 }
 
+/* Nothing passes through it, and it is solved a slice of rows at a time (slices.c). */
+static bool layer_slices(const struct run_walk *w, int64_t layer)
+{
+    const struct plan *plan = plans_layer(model_plans(w->model), layer);
+    bool fits = w->tokens == 0 && w->eval_tokens == 0 && w->device->host_memory && w->candidates == NULL &&
+                !recipe_analyses(w->load->recipe);
+
+    for (int i = 0; fits && i < plan->module_count; i++) {
+        struct qscheme scheme;
+        const struct recipe_stage *solver = run_walk_solver(w, layer, i, &scheme);
+        fits = solver == NULL || slices_take(solver, &scheme, plan->modules[i].cols);
+    }
+    return fits;
+}
+
+/* A slice of one module is on the device; results of the block before are still being written. */
+static int layer_sliced_module(struct run_walk *w, int64_t layer, int i, int64_t *results)
+{
+    const struct plan_module *m = &plans_layer(model_plans(w->model), layer)->modules[i];
+    struct plan_module slice = *m;
+    struct qscheme scheme;
+    int64_t bytes;
+
+    const struct recipe_stage *solver = run_walk_solver(w, layer, i, &scheme);
+    if (solver == NULL) {
+        return 0;
+    }
+    slice.rows = slices_rows(m->rows, m->cols);
+    const struct quant_shape part = {.rows = slice.rows, .cols = m->cols, .threads = w->threads};
+    const struct quant_shape all = {.rows = m->rows, .cols = m->cols, .threads = w->threads};
+    const struct quant_cost cost = quantizer_cost(solver->quantizer, solver->params, &part);
+    int64_t weight = module_elements(&slice) * FLOAT, working = layer_larger(cost.shared + cost.solving, cost.solved);
+    int64_t measured = cost.solved > 0 ? 0 : measure_bytes(&scheme, &slice);
+    TRY(result_bytes(&scheme, m, &bytes));
+    *results += bytes;
+    run_walk_note(w, STAGE_QUANTIZING, weight + layer_larger(working, measured), 2 * *results + weight + cost.host);
+    run_walk_scratch(w, STAGE_QUANTIZING, weight + cost.shared + cost.solving, cost.scratch);
+    w->plan->work[PHASE_LOAD] += (double)(module_elements(m) * (int64_t)dtype_rows[model_dtype(w->model)].bytes);
+    w->plan->work[PHASE_SOLVE] += quantizer_cost(solver->quantizer, solver->params, &all).operations;
+    w->plan->work[PHASE_MEASURE] += 40 * (double)module_elements(m);
+    return 0;
+}
+
+static int layer_sliced(struct run_walk *w, int64_t layer)
+{
+    int64_t results = 0;
+
+    for (int i = 0; i < plans_layer(model_plans(w->model), layer)->module_count; i++) {
+        TRY(layer_sliced_module(w, layer, i, &results));
+    }
+    w->plan->work[PHASE_CHECKPOINT] += (double)results;
+    return 0;
+}
+
 int run_walk_layer(struct run_walk *w, int64_t layer)
 {
     int64_t stored = (int64_t)dtype_rows[model_dtype(w->model)].bytes, largest;
     struct layer_walk l = {.w = w, .layer = layer, .plan = plans_layer(model_plans(w->model), layer)};
 
     w->outputs = 0;
+    if (layer_slices(w, layer)) {
+        return layer_sliced(w, layer);
+    }
     if (plan_is_listed(l.plan)) {
         return layer_listed(w, layer, stored);
     }

@@ -220,17 +220,22 @@ int solved_weight(struct run *run, struct block_outputs *outputs, int i, struct 
     return rc;
 }
 
+int solved_residual(struct run *run, const struct tensor *weight, struct linear_job *job, struct gpu_residual *out)
+{
+    const struct gpu_grid grid = grid_of(&job->result);
+    bool on_grid = is_grid(&job->result);
+
+    TRY(dequantize(run, &grid, job));
+    return run->p->gpu->ops->residual(run->stream, out, weight, &job->dequantized, on_grid ? &job->scale : NULL,
+                                      on_grid ? &job->zero : NULL, &grid);
+}
+
 int solved_measure(struct run *run, const struct tensor *weight, struct linear_job *job,
                    const struct layer_stats *stats, struct report_facts *facts)
 {
     const struct gpu *gpu = run->p->gpu;
-    const struct qtensor *q = &job->result;
-    const struct gpu_grid grid = grid_of(q);
-    bool on_grid = is_grid(q);
 
-    TRY(dequantize(run, &grid, job));
-    TRY(gpu->ops->residual(run->stream, &facts->residual, weight, &job->dequantized, on_grid ? &job->scale : NULL,
-                           on_grid ? &job->zero : NULL, &grid));
+    TRY(solved_residual(run, weight, job, &facts->residual));
     if (stats != NULL && (stats->flags & STATS_HESSIAN) != 0) {
         facts->has_output = stats->tokens > 0;
         facts->samples = run->calibration.set->sequences;
@@ -242,7 +247,7 @@ int solved_measure(struct run *run, const struct tensor *weight, struct linear_j
         facts->output_error = job->aimed ? job->aimed_error : facts->output_error;
     }
     return anatomy_measure(gpu, run->stream, weight, &job->dequantized, facts->has_output ? stats : NULL,
-                           anatomy_group(q), &facts->anatomy);
+                           anatomy_group(&job->result), &facts->anatomy);
 }
 
 int solved_input(struct run *run, struct block_module *module, const struct qtensor *q)

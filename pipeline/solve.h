@@ -20,6 +20,8 @@ int group_try(struct run *run, struct block *block, int group, const struct laye
  * them there, to job->dequantized and, of an integer grid, job->scale and job->zero, the caller's to free. */
 int solved_measure(struct run *run, const struct tensor *weight, struct linear_job *job,
                    const struct layer_stats *stats, struct report_facts *facts);
+/* The first part of it: what the result stands for to job->dequantized, and its difference from `weight`. */
+int solved_residual(struct run *run, const struct tensor *weight, struct linear_job *job, struct gpu_residual *out);
 /* What the codes of an output of the open block stand for, F32 on the device: the weight that group_solve put in place.
  */
 int solved_weight(struct run *run, struct block_outputs *outputs, int i, struct tensor *weight);

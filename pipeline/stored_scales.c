@@ -154,6 +154,18 @@ static int scales_warn(struct run *run, struct linear_job *job, const struct sca
     return message_send_warning(run->sender, "scales_clamped", message);
 }
 
+bool stored_scales_suspect(const struct qtensor *q)
+{
+    struct bounds bounds = bounds_of(q->scheme.scale_dtype);
+    bool suspect = q->scales == NULL || q->tables != NULL;
+
+    for (int64_t i = 0; !suspect && i < q->row_groups * q->groups; i++) {
+        float scale = fabsf(q->scales[i]);
+        suspect = scale <= bounds.smallest || scale >= bounds.largest;
+    }
+    return suspect;
+}
+
 int check_stored_scales(struct run *run, const struct tensor *weight, struct linear_job *job)
 {
     struct scales scales = {0};

@@ -146,6 +146,12 @@ static bool fp8_data_free(const void *params)
     return ((const struct fp8_params *)params)->activation_scheme != FP8_STATIC;
 }
 
+static bool fp8_rows_alone(const void *params, int64_t cols)
+{
+    (void)cols;
+    return ((const struct fp8_params *)params)->granularity == FP8_CHANNEL && fp8_data_free(params);
+}
+
 static int fp8_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                      int count)
 {
@@ -183,6 +189,7 @@ const struct quantizer quantizer_fp8 = {
             "(Micikevicius et al. 2022, arXiv 2209.05433).",
     .stats = STATS_NONE,
     .data_free = fp8_data_free,
+    .rows_alone = fp8_rows_alone,
     .params = fp8_params_tables,
     .params_size = sizeof(struct fp8_params),
     .check = fp8_check,

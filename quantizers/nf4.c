@@ -119,6 +119,14 @@ static bool nf4_data_free(const void *params)
     return true;
 }
 
+/* Blocks of the flat weight that end with a row; what nests their scales looks at all of them. */
+static bool nf4_rows_alone(const void *params, int64_t cols)
+{
+    const struct nf4_params *p = params;
+
+    return cols % p->bnb_4bit_blocksize == 0 && !p->bnb_4bit_use_double_quant;
+}
+
 static int nf4_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                      int count)
 {
@@ -146,6 +154,7 @@ const struct quantizer quantizer_nf4 = {
         "block. Needs no calibration; the frozen base of adapter training (Dettmers et al. 2023, arXiv 2305.14314).",
     .stats = STATS_NONE,
     .data_free = nf4_data_free,
+    .rows_alone = nf4_rows_alone,
     .params = nf4_params_tables,
     .params_size = sizeof(struct nf4_params),
     .check = quant_base_check,

@@ -211,6 +211,9 @@ struct quantizer {
     /* Optional: codes do not depend on statistics under these params, not even on those that are there, so that these
      * serve the report alone. NULL: they do. */
     bool (*data_free)(const void *params);
+    /* Optional: rows of a linear of so many inputs are solved independently of each other, so that solving a slice of
+     * rows, which reads no statistics, gives that slice of the result's arrays. NULL: they are not. */
+    bool (*rows_alone)(const void *params, int64_t cols);
     /* Optional: whether linears take their targets from the float model under these params, and how. */
     bool (*targets)(const void *params, struct quant_targets *out);
     /* Optional: on how many calibration tokens moments of the gradients of outputs are to be gathered before blocks are

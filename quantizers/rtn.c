@@ -35,6 +35,12 @@ static bool rtn_data_free(const void *params)
     return (search == SEARCH_MINMAX || search == SEARCH_MSE) && common->refine_rounds == 0;
 }
 
+static bool rtn_rows_alone(const void *params, int64_t cols)
+{
+    (void)cols;
+    return rtn_data_free(params);
+}
+
 /* As rtn_solve_best chooses. */
 static void rtn_cost(const void *params, const struct quant_shape *shape, struct quant_cost *out)
 {
@@ -75,6 +81,7 @@ const struct quantizer quantizer_rtn = {
     .stats = STATS_NONE,
     .needs = search_needs,
     .data_free = rtn_data_free,
+    .rows_alone = rtn_rows_alone,
     .params = rtn_params,
     .params_size = sizeof(struct quant_common),
     .check = rtn_check,

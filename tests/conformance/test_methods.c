@@ -364,6 +364,58 @@ START_TEST(data_free_codes_ignore_inputs)
 }
 END_TEST
 
+/* Arrays of slices of rows, one after the other, are those of the complete result. */
+static void check_slices(struct rig *rig, const struct quantizer *method, struct setting s, const struct tensor *w)
+{
+    struct linear_job all = run(rig, method, s, DTYPE_BF16, NULL, w);
+    struct qtensor_part whole[QTENSOR_PARTS_MAX], parts[QTENSOR_PARTS_MAX];
+    int count = qtensor_parts(&all.result, whole);
+
+    for (int64_t first = 0, rows; first < N; first += rows) {
+        rows = first == 0 ? 13 : N - first;
+        const struct tensor slice = tensor_rows(w, first, rows);
+        struct linear_job job = run(rig, method, s, DTYPE_BF16, NULL, &slice);
+        ck_assert_int_eq(qtensor_parts(&job.result, parts), count);
+        for (int i = 0; i < count; i++) {
+            int64_t each = whole[i].rows * whole[i].cols / N, width = (int64_t)dtype_rows[whole[i].dtype].bytes;
+            ck_assert_int_eq(parts[i].rows * parts[i].cols, each * rows);
+            ck_assert_int_eq(memcmp(parts[i].data, (const char *)whole[i].data + first * each * width,
+                                    (size_t)(each * rows * width)),
+                             0);
+        }
+        qtensor_deinit(&job.result);
+    }
+    qtensor_deinit(&all.result);
+}
+
+START_TEST(rows_that_stand_alone)
+{
+    const struct quantizer *method = quantizer_list()[_i];
+    struct rig rig;
+    if (!solves(method) || method->rows_alone == NULL) {
+        return;
+    }
+    rig_open(&rig, 2);
+    struct tensor w = rig_random(&rig, N, K, 57);
+    int checked = 0;
+
+    for (int i = 0; i < (has_settings(method) ? SETTINGS : 1); i += 7) {
+        struct setting s = setting_at(i);
+        void *params = setting_params(method, s);
+        bool alone = method->rows_alone(params, K);
+        ck_assert(!alone || quantizer_data_free(method, params)); /* slices are solved without statistics */
+        params_free(method, params);
+        if (alone) {
+            check_slices(&rig, method, s, &w);
+            checked++;
+        }
+    }
+    ck_assert_int_gt(checked, 0);
+    gpu_tensor_free(&rig.gpu, &w);
+    rig_close(&rig);
+}
+END_TEST
+
 /* Weights as they should not be: constant, zero, one huge, all so small or large that a 16-bit scale leaves its range.
  */
 enum oddity { ALL_ZERO, ZERO_ROWS, CONSTANT, NEGATIVE, HUGE_ONE, TINY, SUBNORMAL, LARGE, ODDITIES };
@@ -519,6 +571,7 @@ int main(void)
     tcase_add_loop_test(tcase, shapes_that_do_not_fit, 0, methods);
     tcase_add_loop_test(tcase, threads_give_the_same_bytes, 0, methods);
     tcase_add_loop_test(tcase, data_free_codes_ignore_inputs, 0, methods);
+    tcase_add_loop_test(tcase, rows_that_stand_alone, 0, methods);
     tcase_add_loop_test(tcase, odd_weights, 0, methods * ODDITIES);
     tcase_add_loop_test(tcase, small_shapes, 0, methods);
     tcase_add_loop_test(tcase, tick_is_asked_and_obeyed, 0, methods);

@@ -237,4 +237,32 @@ def errors_on_a_sample():
             equal(measured("gptq", 130)[0], 768, "a method that learns from inputs")
 
 
-main([errors_on_a_sample, what_jobs_make, figures_of_a_large_model, jobs_that_cannot_run, seconds_follow_from_jobs, no_more_than_files_have])
+def slices_of_rows():
+    """Without sets a block is solved a slice of its rows at a time, which makes the bytes and the errors of weights that solving it at once makes."""
+    with tempfile.TemporaryDirectory() as root:
+        checkpoint.write(os.path.join(root, "model"), checkpoint.config(hidden=256, mlp=4352, layers=1, vocabulary=256))  # two slices
+        with Daemon("--model-root", root, *NO_MODULES) as daemon:
+            model = post(daemon, "/v1/models", json={"uri": "file:model"})
+            file = post(daemon, "/v1/files?purpose=calibration", body=ids_records(1, 64, 256), headers={"Content-Type": NDJSON})
+
+            def made(body, **more):
+                body = dict(body, model=model, evaluation={"hold_back": 0}, **more)
+                said, job = estimate(daemon, body), post(daemon, JOBS, json=body)
+                state, report = succeed(daemon, job), daemon.get("%s/%s/report" % (JOBS, job))
+                near(said["memory"]["expected_bytes"], state["memory"]["gpu_peak_bytes"], 0.1, "peak of the device's buffers")
+                files = daemon.get("/v1/artifacts/%s" % state["result"]["artifact_id"])["files"]
+                return ([one["sha256"] for one in files if one["path"] == "model.safetensors"], state["memory"]["gpu_peak_bytes"],
+                        [[row[name] for name in ("module", "bits_per_weight", "max_abs_error", "clipped_fraction", "fallback", "note")] for row in report["layers"]],
+                        [row[name] for row in report["layers"] for name in ("relative_mse", "weight_kurtosis", "weight_channel_max_to_median")])
+            for method, quantization, form in (("rtn", {"bits": 4, "group_size": 64}, "compressed-tensors"), ("fp8", {}, "compressed-tensors"),
+                                               ("nf4", {}, "bitsandbytes")):
+                body = {"method": method, "quantization": quantization, "output": {"format": form}}
+                sliced = made(body)
+                once = made(body, calibration={"file_id": file, "num_samples": 1, "sequence_length": 64, "packing": False})
+                equal((sliced[0], sliced[2]), (once[0], once[2]), method)
+                for one, other in zip(sliced[3], once[3]):
+                    near(one, other, 1e-12, method + ": sums over weights")
+                true(sliced[1] < once[1] / 2, "%s: memory of a slice, %d, and of a block, %d" % (method, sliced[1], once[1]))
+
+
+main([slices_of_rows, errors_on_a_sample, what_jobs_make, figures_of_a_large_model, jobs_that_cannot_run, seconds_follow_from_jobs, no_more_than_files_have])

@@ -97,6 +97,28 @@ START_TEST(the_end_is_planned)
 }
 END_TEST
 
+/* Where nothing passes through blocks they are solved a slice of rows at a time; linears of other methods at once.
+ */
+START_TEST(blocks_without_sets_are_planned)
+{
+    static const char *const rows[][3] = {{"rtn", "{\"bits\":4,\"group_size\":64}", "compressed-tensors"},
+                                          {"nf4", "{}", "bitsandbytes"},
+                                          {"fp8", "{}", "compressed-tensors"},
+                                          {"fp8", "{\"granularity\":\"per_tensor\"}", "compressed-tensors"}};
+    int wrong = 0;
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct world w;
+        world_open_with(&w, rows[i][0], rows[i][1], 2);
+        w.format = format_find(rows[i][2]);
+        w.calibration.sequences = w.evaluation.sequences = 0;
+        wrong += measure(&w, rows[i][0]) ? 0 : 1;
+        world_close(&w);
+    }
+    ck_assert_int_eq(wrong, 0);
+}
+END_TEST
+
 static const char *const configs[] = {
     "{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\",\"hidden_size\":256,"
     "\"intermediate_size\":512,\"num_hidden_layers\":2,\"num_attention_heads\":8,\"num_key_value_heads\":4,"
@@ -188,5 +210,5 @@ START_TEST(activations_are_counted)
 }
 END_TEST
 
-UNIT_MAIN("run_plan", every_method_is_planned, the_end_is_planned, passes_are_planned, other_families_are_planned,
-          activations_are_counted)
+UNIT_MAIN("run_plan", every_method_is_planned, the_end_is_planned, blocks_without_sets_are_planned, passes_are_planned,
+          other_families_are_planned, activations_are_counted)
