@@ -221,7 +221,9 @@ static void print_problems(const json_t *estimate)
     json_array_foreach(json_object_get(estimate, "problems"), i, item)
     {
         const char *hint = json_get_string(item, "hint");
-        safe_printf(stdout, "problem       %s: %s\n", print_text(item, "param"), print_text(item, "detail"));
+        const char *param = json_get_string(item, "param");
+        safe_printf(stdout, "problem       %s%s%s\n", param != NULL ? param : "",
+                    param != NULL && param[0] != '\0' ? ": " : "", print_text(item, "detail"));
         if (hint != NULL) {
             safe_printf(stdout, "              %s\n", hint);
         }

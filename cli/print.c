@@ -80,7 +80,7 @@ const char *print_bytes(double bytes, char out[PRINT_SIZE])
 
 const char *print_seconds(double seconds, char out[PRINT_SIZE])
 {
-    if (!isfinite(seconds) || seconds < 0 || seconds > 1e9) {
+    if (!isfinite(seconds) || seconds < 0 || seconds > 1e12) {
         return "-";
     }
     long all = (long)(seconds + 0.5);
@@ -90,8 +90,10 @@ const char *print_seconds(double seconds, char out[PRINT_SIZE])
         snprintf(out, PRINT_SIZE, "%lds", all);
     } else if (all < 3600) {
         snprintf(out, PRINT_SIZE, "%ldm%02lds", all / 60, all % 60);
-    } else {
+    } else if (all < 100L * 3600) {
         snprintf(out, PRINT_SIZE, "%ldh%02ldm", all / 3600, all / 60 % 60);
+    } else {
+        snprintf(out, PRINT_SIZE, "%ldd%02ldh", all / 86400, all / 3600 % 24);
     }
     return out;
 }

@@ -64,6 +64,9 @@ START_TEST(test_numbers)
     ck_assert_str_eq(print_seconds(61, out), "1m01s");
     ck_assert_str_eq(print_seconds(3599.7, out), "1h00m");
     ck_assert_str_eq(print_seconds(90061, out), "25h01m");
+    ck_assert_str_eq(print_seconds(359999, out), "99h59m");
+    ck_assert_str_eq(print_seconds(360000, out), "4d04h");
+    ck_assert_str_eq(print_seconds(2e9, out), "23148d03h");
     ck_assert_str_eq(print_seconds(-1, out), "-");
     ck_assert_str_eq(print_seconds(NAN, out), "-");
     ck_assert_str_eq(print_seconds(1e300, out), "-");
