@@ -110,37 +110,6 @@ static struct gpu_input smoothing_input(const struct smoothing *s, const struct 
     return input;
 }
 
-/* Add the relative output errors of the group's modules on one micro-batch. */
-static int smoothing_try_batch(struct smoothing_trial *t, const struct tensor *in, double *error)
-{
-    const struct rewrite_context *c = t->s->context;
-    const struct gpu_ops *ops = c->gpu->ops;
-    struct tensor from = tensor_rows(in, 0, in->shape[0] < t->tokens ? in->shape[0] : t->tokens);
-    struct tensor x = tensor_rows(&t->x, 0, from.shape[0]);
-    struct gpu_residual lost;
-
-    for (int i = 0; x.shape[0] > 0 && i < c->group->count; i++) {
-        const struct qscheme *scheme = rewrite_scheme(c, i);
-        if (scheme == NULL) {
-            continue;
-        }
-        int64_t rows = t->weights[i].shape[0];
-        struct tensor expected = tensor_2d(t->expected.data, DTYPE_F32, x.shape[0], rows);
-        struct tensor actual = tensor_2d(t->actual.data, DTYPE_F32, x.shape[0], rows);
-        struct gpu_input input = smoothing_input(t->s, scheme);
-        TRY(ops->convert(c->stream, &x, &from));
-        TRY(ops->scale(c->stream, &x, NULL, &t->inverse));
-        if (input.element != DTYPE_F32) {
-            TRY(ops->quantize_input(c->stream, &x, &x, NULL, &input));
-        }
-        TRY(ops->linear(c->stream, &expected, &from, rewrite_weight(c, i), NULL));
-        TRY(ops->linear(c->stream, &actual, &x, &t->weights[i], NULL));
-        TRY(ops->residual(c->stream, &lost, &expected, &actual, NULL, NULL, NULL));
-        *error += lost.weight_sq > 0 ? lost.error_sq / lost.weight_sq : 0;
-    }
-    return 0;
-}
-
 /* Factors of a candidate; 0: all are 1. */
 static void smoothing_set_candidate(struct smoothing *s, int candidate)
 {
@@ -152,11 +121,18 @@ static void smoothing_set_candidate(struct smoothing *s, int candidate)
     }
 }
 
-/* Add to a candidate's error that of one micro-batch. */
-static int smoothing_try_candidate(struct smoothing_trial *t, int candidate, const struct tensor *in)
+/* Add to a candidate's error the relative one of a module's output on some inputs; t->expected is its output in float.
+ */
+static int smoothing_try_candidate(struct smoothing_trial *t, int i, int candidate, const struct tensor *from)
 {
     struct smoothing *s = t->s;
     const struct rewrite_context *c = s->context;
+    const struct gpu_ops *ops = c->gpu->ops;
+    int64_t tokens = from->shape[0], rows = t->weights[i].shape[0];
+    struct tensor x = tensor_rows(&t->x, 0, tokens);
+    struct tensor expected = tensor_2d(t->expected.data, DTYPE_F32, tokens, rows);
+    struct tensor actual = tensor_2d(t->actual.data, DTYPE_F32, tokens, rows);
+    struct gpu_residual lost;
     AUTO_FREE float *inverse = NULL;
 
     TRY(mem_buffer(&inverse, (size_t)s->columns));
@@ -167,10 +143,36 @@ static int smoothing_try_candidate(struct smoothing_trial *t, int candidate, con
     }
     TRY(gpu_tensor_upload(c->gpu, c->stream, &t->inverse, inverse));
     TRY(gpu_tensor_upload(c->gpu, c->stream, &t->factor, s->factors));
-    for (int i = 0; i < c->group->count; i++) {
-        TRY(smoothing_round_weight(t, i));
+    TRY(smoothing_round_weight(t, i));
+    struct gpu_input input = smoothing_input(s, rewrite_scheme(c, i));
+    TRY(ops->convert(c->stream, &x, from));
+    TRY(ops->scale(c->stream, &x, NULL, &t->inverse));
+    if (input.element != DTYPE_F32) {
+        TRY(ops->quantize_input(c->stream, &x, &x, NULL, &input));
     }
-    return smoothing_try_batch(t, in, &t->errors[candidate]);
+    TRY(ops->linear(c->stream, &actual, &x, &t->weights[i], NULL));
+    TRY(ops->residual(c->stream, &lost, &expected, &actual, NULL, NULL, NULL));
+    t->errors[candidate] += lost.weight_sq > 0 ? lost.error_sq / lost.weight_sq : 0;
+    return 0;
+}
+
+/* All candidates at the group's modules on one micro-batch: what is expected of a module is made once for them. */
+static int smoothing_try_batch(struct smoothing_trial *t, const struct tensor *in)
+{
+    const struct rewrite_context *c = t->s->context;
+    const struct tensor from = tensor_rows(in, 0, in->shape[0] < t->tokens ? in->shape[0] : t->tokens);
+
+    for (int i = 0; from.shape[0] > 0 && i < c->group->count; i++) {
+        if (rewrite_scheme(c, i) == NULL) {
+            continue;
+        }
+        struct tensor expected = tensor_2d(t->expected.data, DTYPE_F32, from.shape[0], t->weights[i].shape[0]);
+        TRY(c->gpu->ops->linear(c->stream, &expected, &from, rewrite_weight(c, i), NULL));
+        for (int candidate = 0; candidate < SEARCH_CANDIDATES; candidate++) {
+            TRY(smoothing_try_candidate(t, i, candidate, &from));
+        }
+    }
+    return 0;
 }
 
 /* Micro-batches of a search whose trials take so many tokens of one. */
@@ -191,9 +193,7 @@ static int smoothing_try_all(struct smoothing_trial *t)
         struct block_values values;
         TRY(c->input(c->input_data, i * stride, &values));
         const struct tensor in = block_value(&values, c->group->input);
-        for (int candidate = 0; in.shape[0] > 0 && candidate < SEARCH_CANDIDATES; candidate++) {
-            TRY(smoothing_try_candidate(t, candidate, &in));
-        }
+        TRY(smoothing_try_batch(t, &in));
     }
     return 0;
 }
@@ -235,7 +235,8 @@ void smoothing_search_cost(const struct quant_group *group, struct quant_cost *o
         .solving = (group->elements + tokens * (largest->cols + 2 * group->tallest) + 2 * largest->cols) *
                        (int64_t)sizeof(float) +
                    codes + 2 * (codes / group->group_size) * (int64_t)sizeof(float),
-        .operations = SEARCH_CANDIDATES * (4 * tried + 40 * batches) * (double)group->elements +
-                      (1 + batches) * group->input_flops,
+        .operations =
+            (2 * (SEARCH_CANDIDATES + 1) * tried + SEARCH_CANDIDATES * 40 * batches) * (double)group->elements +
+            (1 + batches) * group->input_flops,
     };
 }
