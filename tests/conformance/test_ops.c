@@ -50,6 +50,7 @@ static void compare(const struct ops_case *row, const struct gpu *gpu, const str
 /* `same`: bit for bit, else within the row's bound. */
 static void check_device(const struct gpu *reference, const struct gpu *gpu, bool same)
 {
+    const char *only = getenv("QUANTD_OPS_ONLY"); /* in the names of operations */
     struct ops_rig standard, rig;
 
     if (ops_rig_init(&standard, reference) != 0 || ops_rig_init(&rig, gpu) != 0) {
@@ -59,6 +60,9 @@ static void check_device(const struct gpu *reference, const struct gpu *gpu, boo
     for (size_t i = 0; i < ops_case_count; i++) {
         const struct ops_case *row = &ops_cases[i];
         struct ops_output want = {0}, got = {0}, again = {0};
+        if (only != NULL && strstr(row->name, only) == NULL) {
+            continue;
+        }
 
         if (run(row, &standard, &want) != 0 || run(row, &rig, &got) != 0 || run(row, &rig, &again) != 0) {
             fail(gpu->info.id, row->name, err_last()->message);

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""A GPTQ job on a device, through the daemon: either its phases against their floors, or its perplexity against the CPU's.
+"""Jobs on a device, through the daemon: GPTQ's phases against their floors, every method's seconds, or perplexity against the CPU's.
 
     job.py --quantd BINARY --modules DIR --device cuda:0 --model FOLDER --length N [--of 32] [--roofs FILE] [--table FILE]
+    job.py --quantd BINARY --modules DIR --device cuda:0 --model FOLDER --length N --methods [--of 32] [--table FILE]
     job.py --quantd BINARY --modules DIR --device cuda:0 --compare tests/data [--table FILE]
 
 FOLDER is what make_checkpoint.py writes; --of says how many blocks the complete model has, where FOLDER has fewer. The first job finds
@@ -28,6 +29,19 @@ sys.path.insert(0, str(here.parent.parent / "interop"))
 ASSUMED = {"product": 700.0, "product_f32": 45.0, "h2d": 50.0, "disk_read": 3.0, "cache_read": 10.0, "disk_write": 2.0}
 PERPLEXITY_BOUND = 0.002
 BITS, GROUP = 4, 128
+# (name, method, parameters, format, seconds that a complete 7B model should take at most on an H200, or None), the most used first.
+METHODS = [
+    ("awq", "awq", {"bits": BITS, "group_size": GROUP}, "awq", 30),
+    ("fp8", "fp8", {}, "compressed-tensors", 6),
+    ("nf4", "nf4", {}, "bitsandbytes", 6),
+    ("rtn", "rtn", {"bits": BITS, "group_size": GROUP}, "compressed-tensors", None),
+    ("ggml q4_k", "ggml", {"type": "q4_k"}, "gguf", 16),
+    ("smoothquant", "smoothquant", {}, "compressed-tensors", 18),
+    ("llm_int8", "llm_int8", {}, "bitsandbytes", None),
+    ("kv_analysis", "kv_analysis", {}, None, 20),
+    ("kmeans", "kmeans", {"bits": 3}, "dense", 30),
+    ("aqlm 2x8, 1 epoch", "aqlm", {"num_codebooks": 2, "nbits_per_codebook": 8, "max_epochs": 1}, "aqlm", None),
+]
 
 
 class Roofs:
@@ -74,7 +88,7 @@ class Shape:
                 "forward": flops * 2 * tokens * (self.weights + length * self.width),
                 "hessian": flops * tokens * sum(squares),
                 "solve": flops_f32 * (sum(cubes) / 3 + updates),
-                "measure": flops_f32 * 4 * updates,
+                "measure": flops * 6 * updates,  # two quadratic forms, half of each, three products of BF16 for one of F32
                 "checkpoint": 1e-9 * packed / roofs["disk_write"],
                 "export": 1e-9 * artifact_bytes / roofs["disk_write"]}
 
@@ -224,6 +238,33 @@ def time_job(args, daemon_class, options, table):
     return same
 
 
+def time_methods(args, daemon_class, options, table):
+    """A row as each job ends; what a complete model takes is extrapolated from its blocks, load and export included."""
+    from daemon import Failure
+    shape, good = Shape(args.model / "model"), True
+    table.add("", f"### Methods, {args.name}, {shape.layers} of {args.of} blocks, on {args.device}", "",
+              f"| method | seconds | of {args.of} blocks, extrapolated | goal | slowest phases |", "|---|---|---|---|---|")
+    with daemon_class([args.model], *options, "--device", args.device) as daemon:
+        model = daemon.register("model")
+        file = daemon.upload(args.model / "tokens.ndjson", "calibration")
+        for name, method, quantization, output, goal in METHODS:
+            body = {"model": model, "method": method, "quantization": quantization,
+                    "calibration": {"file_id": file, "num_samples": 0, "sequence_length": args.length, "packing": False, "shuffle": False}}
+            if output is not None:
+                body.update(output={"format": output}, evaluation={"hold_back": 0})
+            try:
+                job = daemon.run(body)
+            except Failure as error:
+                table.add(f"| {name} | FAILED | | {goal or ''} | {str(error).splitlines()[0][:120]} |")
+                good = False
+                continue
+            wall, phases = job["progress"]["elapsed_seconds"], daemon.report(job)["totals"]["phases"]
+            slowest = sorted(((at["seconds"], phase) for phase, at in phases.items()), reverse=True)[:3]
+            words = ", ".join(f"{phase} {seconds:.2f}" for seconds, phase in slowest)
+            table.add(f"| {name} | {wall:.2f} | {wall * args.of / shape.layers:.1f} | {goal or ''} | {words} |")
+    return good
+
+
 def evaluate(args, daemon_class, options, device, model, texts, calibration):
     with daemon_class([args.compare], *options, "--device", device) as daemon:
         files = {purpose: daemon.upload(path, purpose) for purpose, path in texts.items()}
@@ -262,6 +303,7 @@ def main():
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--compare", type=pathlib.Path)
+    parser.add_argument("--methods", action="store_true")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--of", type=int, default=32)
     parser.add_argument("--name", default="7b")
@@ -272,7 +314,7 @@ def main():
     from daemon import Daemon
     signal.signal(signal.SIGTERM, stop)
     try:
-        good = (compare if args.compare else time_job)(args, Daemon, ("--module-dir", args.modules), Table(args.table))
+        good = (compare if args.compare else time_methods if args.methods else time_job)(args, Daemon, ("--module-dir", args.modules), Table(args.table))
     except Stopped:
         sys.exit(124)
     sys.exit(0 if good else 1)
