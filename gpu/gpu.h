@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 /* Raised when a struct below changes; the rows of ops.def are compared by themselves. */
-#define GPU_ABI 22u
+#define GPU_ABI 23u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -33,7 +33,8 @@ struct gpu_event;  /* a point in the work of a stream, and when it was reached *
 struct gpu_info {
     char id[32];          /* "cpu", "cuda:0" */
     char name[128];       /* "AMD EPYC", "NVIDIA H200" */
-    char detail[128];     /* kernels in use: "openblas SkylakeX, avx512" */
+    char detail[128];     /* kernels in use: "openblas SkylakeX, avx512, float32 products" */
+    char products[16];    /* operands of linear, gram and cross: "float32", "bfloat16"; "": `detail` says it */
     char libraries[96];   /* whose versions results may depend on: "cublasLt 13.0.2" */
     int64_t memory_total; /* bytes */
     int64_t memory_free;
@@ -265,6 +266,10 @@ struct gpu {
     struct gpu_info info;
 };
 
+/* How CPU devices that are opened from now on multiply in `linear`, `gram` and `cross`: "float32", the default;
+ * "bfloat16", operands rounded to BF16 with F32 sums; "auto": the latter where the CPU has instructions that make it
+ * faster. All else is F32. ERR_CONFIG: no such word, or bfloat16 without instructions. Before other threads start. */
+int gpu_cpu_products(const char *want);
 /* Before gpu_load_backends: a folder that backends may create and keep compiled code in. Copied; longer than 1023
  * bytes: none. */
 void gpu_cache_folder(const char *path);

@@ -13,6 +13,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const struct products *chosen_products; /* of devices that are opened from now on */
+
+int gpu_cpu_products(const char *want)
+{
+    const struct products *products = strcmp(want, "float32") != 0 ? products_choose() : NULL;
+
+    if (strcmp(want, "float32") != 0 && strcmp(want, "bfloat16") != 0 && strcmp(want, "auto") != 0) {
+        return err_raise(ERR_CONFIG, "\"%.40s\" is not float32, bfloat16 or auto", want);
+    }
+    if (strcmp(want, "bfloat16") == 0 && products == NULL) {
+        return err_raise(ERR_CONFIG, "this CPU has no instructions for products in bfloat16 (AMX-BF16 or AVX512_BF16)");
+    }
+    if (strcmp(want, "auto") == 0 && products != NULL && !products_faster(products)) {
+        products = NULL;
+    }
+    chosen_products = products;
+    return 0;
+}
+
 static int cpu_probe(char *reason, size_t size)
 {
     if (blas_load() != 0) {
@@ -49,6 +68,7 @@ static int cpu_device_open(int index, int threads, struct gpu_device **device)
     TRY(mem_new(&opened));
     memory_open(opened);
     opened->kernels = kernels_choose();
+    opened->products = chosen_products;
     opened->pool = pool_new(threads);
     if (opened->pool == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot start %d threads", threads);

@@ -1,7 +1,8 @@
 /* The Hessian's accumulation, h[n, n] += x[T, n]^T x, and what is read off it.
  *
  * Only the upper triangle is computed, in square tiles: sgemm off the diagonal, ssyrk on it. Tiles off the diagonal
- * cost twice as much and come first, which keeps the threads' ends together. Symmetrize mirrors once at the end. */
+ * cost twice as much and come first, which keeps the threads' ends together. Symmetrize mirrors once at the end. In
+ * BF16: gpu/cpu/bf16.c. */
 
 #include "gpu/cpu/internal.h"
 
@@ -14,13 +15,12 @@ struct gram {
 };
 
 /* Large tiles read x less often; small ones keep more threads busy. */
-static int64_t gram_tile_size(int64_t n)
+int64_t gram_tile_size(int64_t n)
 {
     return n >= 4096 ? 512 : n >= 1024 ? 256 : 128;
 }
 
-/* The task-th pair i < j, row by row of the strict upper triangle. */
-static void pair_of(int64_t task, int64_t tiles, int64_t *i, int64_t *j)
+void gram_pair(int64_t task, int64_t tiles, int64_t *i, int64_t *j)
 {
     int64_t row = 0;
     while (task >= tiles - 1 - row) {
@@ -42,7 +42,7 @@ static void gram_tile(void *ctx, int64_t task)
                         job->h + i * job->n + i, (int)job->n);
         return;
     }
-    pair_of(task, job->tiles, &i, &j);
+    gram_pair(task, job->tiles, &i, &j);
     int64_t height = tile_size(job->n, job->tile, i), width = tile_size(job->n, job->tile, j);
     i *= job->tile;
     j *= job->tile;
@@ -52,6 +52,9 @@ static void gram_tile(void *ctx, int64_t task)
 
 int cpu_gram(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x)
 {
+    if (stream->device->products != NULL) {
+        return products_cross(stream, h, x, x, true);
+    }
     struct gram job = {h->data, x->data, matrix_cols(x), matrix_rows(x), 0, 0};
     job.tile = gram_tile_size(job.n);
     job.tiles = tiles_of(job.n, job.tile);

@@ -30,7 +30,10 @@ int info_read(struct gpu_device *device, struct gpu_info *info)
     *info = (struct gpu_info){
         .id = "cpu", .host_memory = true, .threads = pool_threads(device->pool), .batch_tokens = 2048};
     read_model(info->name, sizeof(info->name));
-    snprintf(info->detail, sizeof(info->detail), "openblas %s, %s", blas_core(), device->kernels->name);
+    const struct products *products = device->products;
+    snprintf(info->products, sizeof(info->products), "%s", products != NULL ? "bfloat16" : "float32");
+    snprintf(info->detail, sizeof(info->detail), "openblas %s, %s, %s products%s%s", blas_core(), device->kernels->name,
+             info->products, products != NULL ? " by " : "", products != NULL ? products->name : "");
     struct host_memory memory;
     host_memory_read("", &memory);
     int64_t left = memory.available + memory_idle(device);

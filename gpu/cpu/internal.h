@@ -9,6 +9,7 @@
 #include "gpu/backend.h"
 #include "gpu/cpu/blas.h"
 #include "gpu/cpu/kernels.h"
+#include "gpu/cpu/products.h"
 #include "gpu/shared/attention.h"
 #include "gpu/shared/grid.h"
 #include "gpu/shared/tiles.h"
@@ -29,6 +30,7 @@ struct memory {
 struct gpu_device {
     struct pool *pool;
     const struct kernels *kernels;
+    const struct products *products; /* of linear, gram and cross; NULL: in F32 */
     struct memory memory;
 };
 
@@ -69,6 +71,17 @@ int info_read(struct gpu_device *device, struct gpu_info *info);
 /* The operations; their arguments have been checked (gpu/front.c). */
 #define GPU_OP(group, name, does, ...) int cpu_##name(struct gpu_stream *stream GPU_PARAMETERS(__VA_ARGS__));
 #include "gpu/ops.def"
+
+/* Linear, and gram (upper: a and b are the same) and cross, by the device's instructions for BF16 products. */
+int products_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
+                    const struct tensor *bias);
+int products_cross(struct gpu_stream *stream, const struct tensor *c, const struct tensor *a, const struct tensor *b,
+                   bool upper);
+
+/* How a Gram matrix of n columns is cut into square tiles, and the task-th pair i < j of `tiles`, row by row of the
+ * strict upper triangle. */
+int64_t gram_tile_size(int64_t n);
+void gram_pair(int64_t task, int64_t tiles, int64_t *i, int64_t *j);
 
 static inline struct grid_point grid_of(const struct gpu_grid *spec, float low, float high)
 {

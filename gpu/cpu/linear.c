@@ -2,7 +2,7 @@
  *
  * Cut into tiles of rows of y by rows of w; a tile of a 16-bit w is converted to F32 in the worker's scratch and meets
  * up to T_TILE tokens there, so that the conversion is paid once for many products. Each element of y is one sgemm sum
- * over K. */
+ * over K. Where the device multiplies in BF16, `linear` does (gpu/cpu/bf16.c), and `multiply` stays in F32. */
 
 #include "gpu/cpu/internal.h"
 
@@ -44,8 +44,8 @@ static void linear_tile(void *ctx, int64_t task)
               (int)job->in, job->bias != NULL ? 1.0f : 0.0f, y, (int)job->out);
 }
 
-int cpu_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
-               const struct tensor *bias)
+static int linear_f32(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
+                      const struct tensor *bias)
 {
     struct linear job = {.stream = stream,
                          .y = y->data,
@@ -61,9 +61,16 @@ int cpu_linear(struct gpu_stream *stream, const struct tensor *y, const struct t
     return 0;
 }
 
+int cpu_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
+               const struct tensor *bias)
+{
+    return stream->device->products != NULL ? products_linear(stream, y, x, w, bias)
+                                            : linear_f32(stream, y, x, w, bias);
+}
+
 int cpu_multiply(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w)
 {
-    return cpu_linear(stream, y, x, w, NULL);
+    return linear_f32(stream, y, x, w, NULL);
 }
 
 struct embed {

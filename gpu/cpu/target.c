@@ -56,6 +56,9 @@ static void cross_tile(void *ctx, int64_t task)
 
 int cpu_cross(struct gpu_stream *stream, const struct tensor *c, const struct tensor *a, const struct tensor *b)
 {
+    if (stream->device->products != NULL) {
+        return products_cross(stream, c, a, b, false);
+    }
     struct cross job = {c->data, a->data, b->data, matrix_rows(a), matrix_cols(a), matrix_cols(b), 0};
 
     job.tiles = tiles_of(job.k, CROSS_TILE);

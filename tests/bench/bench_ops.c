@@ -1,6 +1,9 @@
-/* Speed of the CPU operations against the peak measured in the same process: sgemm on all threads at once.
+/* Speed of the CPU operations against the peak measured in the same process: a product of 4096 cubed on all threads.
  *
  *   bench_ops [threads] [n ...]
+ *
+ * Products are those of QUANTD_CPU_PRODUCTS (float32, bfloat16 or auto; float32 where it is not set), and so is the
+ * peak; that of bfloat16 is printed as well where the CPU has instructions for it.
  *
  * For each n: GFLOP/s and per cent of the peak, best of three, and the seconds of a complete 4-bit, group 128 solve of
  * an [n, n] layer (grid + factor + sweep). The search over grids is given in weights a second, the rounding of inputs
@@ -13,6 +16,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define REPEATS 3
@@ -160,11 +164,36 @@ static void measure_roof(struct bench *bench)
     fill(&probe.w, 2);
     double seconds = best_of(&probe, NULL, run_linear);
     bench->roof = 2.0 * 4096 * 4096 * 4096 / seconds * 1e-9;
-    printf("sgemm roof: %.1f GFLOP/s on %d threads, %s, %s\n", bench->roof, bench->gpu.info.threads,
-           bench->gpu.info.name, bench->gpu.info.detail);
+    printf("%s roof: %.1f GFLOP/s on %d threads, %s, %s\n", bench->gpu.info.products, bench->roof,
+           bench->gpu.info.threads, bench->gpu.info.name, bench->gpu.info.detail);
     gpu_tensor_free(&bench->gpu, &probe.x);
     gpu_tensor_free(&bench->gpu, &probe.w);
     gpu_tensor_free(&bench->gpu, &probe.y);
+}
+
+static void bench_open(struct bench *bench, const char *products, int threads)
+{
+    must(gpu_cpu_products(products));
+    must(gpu_open("cpu", threads, &bench->gpu));
+    must(bench->gpu.ops->stream_new(bench->gpu.device, &bench->stream));
+}
+
+static void bench_close(struct bench *bench)
+{
+    bench->gpu.ops->stream_free(bench->stream);
+    gpu_close(&bench->gpu);
+}
+
+/* In bfloat16, where it is not what is measured anyway. */
+static void measure_other_roof(const char *products, int threads)
+{
+    struct bench bench = {0};
+
+    if (strcmp(products, "float32") == 0 && gpu_cpu_products("bfloat16") == 0) {
+        bench_open(&bench, "bfloat16", threads);
+        measure_roof(&bench);
+        bench_close(&bench);
+    }
 }
 
 static void measure_grid(struct bench *bench, bool mse, double norm)
@@ -245,7 +274,7 @@ static void measure(struct bench *bench)
 
     printf("n = %lld, %d tokens\n", (long long)bench->n, TOKENS);
     bench->order = NULL;
-    report(bench, "linear F32", best_of(bench, NULL, run_linear), 2 * TOKENS * n * n);
+    report(bench, "linear, F32 weights", best_of(bench, NULL, run_linear), 2 * TOKENS * n * n);
     report(bench, "attention (causal)", best_of(bench, NULL, run_attention), 2.0 * TOKENS * TOKENS * n);
     report(bench, "gradient of inputs", best_of(bench, NULL, run_linear_grad), 2 * TOKENS * n * n);
     report(bench, "gradient of weights", best_of(bench, NULL, run_cross), 2 * TOKENS * n * n);
@@ -314,8 +343,11 @@ int main(int argc, char **argv)
 {
     struct bench bench = {0};
 
-    must(gpu_open("cpu", argc > 1 ? atoi(argv[1]) : 0, &bench.gpu));
-    must(bench.gpu.ops->stream_new(bench.gpu.device, &bench.stream));
+    const char *wanted = getenv("QUANTD_CPU_PRODUCTS"), *products = wanted != NULL ? wanted : "float32";
+    int threads = argc > 1 ? atoi(argv[1]) : 0;
+
+    measure_other_roof(products, threads);
+    bench_open(&bench, products, threads);
     measure_roof(&bench);
     for (int i = 2; i < argc; i++) {
         long long n = atoll(argv[i]);
@@ -329,7 +361,6 @@ int main(int argc, char **argv)
         bench_size(&bench, 1024);
         bench_size(&bench, 4096);
     }
-    bench.gpu.ops->stream_free(bench.stream);
-    gpu_close(&bench.gpu);
+    bench_close(&bench);
     return EXIT_SUCCESS;
 }

@@ -1,5 +1,5 @@
-/* Every operation over every backend: the CPU against itself with another number of threads, all others against the
- * CPU, and each against its own second run, bit for bit.
+/* Every operation over every backend: the CPU against itself with another number of threads, all others, and its own
+ * products in bfloat16 where it has them, against the CPU in float32; and each against its own second run, bit for bit.
  *
  *   test_ops            the CPU, and whatever else can be used here; prints what cannot
  *   test_ops cuda       that backend; exit 77 when there is no device
@@ -34,7 +34,7 @@ static int run(const struct ops_case *row, struct ops_rig *rig, struct ops_outpu
 static void compare(const struct ops_case *row, const struct gpu *gpu, const struct ops_output *want,
                     const struct ops_output *got, bool same)
 {
-    bool bf16 = strstr(gpu->info.detail, "bf16") != NULL;
+    bool bf16 = strcmp(gpu->info.products, "bfloat16") == 0 || strstr(gpu->info.detail, "bf16") != NULL;
     double bound = same ? 0 : bf16 ? row->bound_bf16 : row->bound;
     double distance = ops_distance(same ? OPS_EXACT : row->measure, want, got);
     char why[128];
@@ -95,6 +95,25 @@ static bool check_backend(const struct gpu *cpu, const char *name)
     return true;
 }
 
+/* The CPU's products in bfloat16 against those in float32. */
+static void check_bfloat16(const struct gpu *cpu)
+{
+    struct gpu gpu;
+
+    if (gpu_cpu_products("bfloat16") != 0) {
+        printf("SKIP cpu in bfloat16: %s\n", err_last()->message);
+        return;
+    }
+    if (gpu_open("cpu", 2, &gpu) != 0) {
+        fail("cpu", "bfloat16", err_last()->message);
+    } else {
+        printf("%s: %s, %s\n", gpu.info.id, gpu.info.name, gpu.info.detail);
+        check_device(cpu, &gpu, false);
+        gpu_close(&gpu);
+    }
+    (void)gpu_cpu_products("float32");
+}
+
 int main(int argc, char **argv)
 {
     static const char *const all[] = {"cpu", "cuda"};
@@ -113,6 +132,7 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
             (void)check_backend(&cpu, all[i]);
         }
+        check_bfloat16(&cpu);
     }
     gpu_close(&cpu);
     printf("%zu operations, %d failures\n", ops_case_count, failures);
