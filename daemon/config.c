@@ -27,6 +27,8 @@
 #define HELP_SIZE 512
 #define KEEP_MAX 3153600000 /* 100 years */
 
+const char *const config_products[] = {"float32", "bfloat16", "auto", NULL};
+
 enum row_type {
     ROW_TEXT,
     ROW_TEXTS,
@@ -39,6 +41,7 @@ enum row_type {
     ROW_BYTES,
     ROW_LEVEL,
     ROW_WORKER,
+    ROW_PRODUCTS,
     ROW_AUTH
 };
 
@@ -91,6 +94,10 @@ static const struct row rows[] = {
              "names: cpu, cuda:0,cuda:1"},
     {"worker", "KIND", ROW_WORKER, AT(worker), "thread",
      .help = "Where jobs run: thread (in the daemon) or process (each in a process of its own)"},
+    {"cpu-products", "KIND", ROW_PRODUCTS, AT(cpu_products), "auto",
+     .help =
+         "How a CPU multiplies activations: float32, bfloat16 (operands rounded, sums in float32) or auto (bfloat16 "
+         "where the CPU has fast instructions for it)"},
     {"threads", "N", ROW_INT, AT(threads), "0", 0, 4096, .help = "CPU threads for computation; 0 = all cores"},
     {"host-memory-bytes", "BYTES", ROW_BYTES, AT(host_memory_bytes), "0", 0, INT64_MAX,
      .help = "Host memory for activations, beyond which they spill to disk (suffix K, M, G or T); 0 = a quarter of "
@@ -263,6 +270,17 @@ static int parse_worker(const char *where, const char *text, int *out)
     return 0;
 }
 
+static int parse_products(const char *where, const char *text, int *out)
+{
+    for (int i = 0; config_products[i] != NULL; i++) {
+        if (strcmp(text, config_products[i]) == 0) {
+            *out = i;
+            return 0;
+        }
+    }
+    return err_raise(ERR_CONFIG, "%s: \"%.80s\" is not float32, bfloat16 or auto", where, text);
+}
+
 static int parse_auth(const char *where, const char *text, int *out)
 {
     if (strcmp(text, "none") != 0 && strcmp(text, "keys") != 0) {
@@ -387,6 +405,8 @@ static int config_apply_row(const struct row *row, const char *where, const stru
         return parse_level(where, item->scalar, to);
     case ROW_WORKER:
         return parse_worker(where, item->scalar, to);
+    case ROW_PRODUCTS:
+        return parse_products(where, item->scalar, to);
     case ROW_AUTH:
         return parse_auth(where, item->scalar, to);
     case ROW_FILE:

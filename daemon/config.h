@@ -13,6 +13,9 @@ enum config_auth { CONFIG_AUTH_NONE, CONFIG_AUTH_KEYS };
 
 enum config_worker { CONFIG_WORKER_THREAD, CONFIG_WORKER_PROCESS };
 
+/* Words of --cpu-products, which gpu_cpu_products takes; NULL ends them. */
+extern const char *const config_products[];
+
 struct config {
     char *data_dir;     /* absolute */
     char **model_roots; /* absolute, existing directories; NULL-terminated, never NULL */
@@ -25,6 +28,7 @@ struct config {
     char **allowed_hosts; /* NULL-terminated, never NULL */
     char *device;
     int worker;                     /* enum config_worker */
+    int cpu_products;               /* index of config_products */
     char *signing_key;              /* a file; NULL = artifacts are not signed */
     char *module_dir;               /* NULL = the default directories (daemon/modules.h) */
     int64_t threads;                /* 0 = all cores */

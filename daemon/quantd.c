@@ -353,7 +353,8 @@ static int open_layers(struct quantd *quantd, int socket)
     AUTO(tls) struct tls *tls = NULL;
 
     TRY(modules_folders(config->module_dir, quantd->module_folders, sizeof(quantd->module_folders)));
-    TRY(service_load_devices(config->data_dir, quantd->module_folders, config->device));
+    TRY(service_load_devices(config->data_dir, quantd->module_folders, config_products[config->cpu_products],
+                             config->device));
     if (config->tls_certificate != NULL) {
         TRY(tls_load(config->tls_certificate, config->tls_key, &tls));
     }
@@ -367,6 +368,7 @@ static int open_layers(struct quantd *quantd, int socket)
         .device = config->device,
         .worker_process = config->worker == CONFIG_WORKER_PROCESS,
         .module_folders = quantd->module_folders,
+        .cpu_products = config_products[config->cpu_products],
         .threads = (int)config->threads,
         .host_memory_bytes = config->host_memory_bytes,
         .max_queued = (int)config->max_queued,

@@ -41,6 +41,7 @@ struct service_config {
     const char *device;             /* as gpu_find_all takes it; jobs run on each of them */
     bool worker_process;            /* each job runs in a process of its own, which is this executable again */
     const char *module_folders;     /* for that: as service_load_devices got them; NULL: none */
+    const char *cpu_products;       /* for that as well; NULL: "float32" */
     int threads;                    /* CPU threads; 0 = all */
     int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */
@@ -58,9 +59,11 @@ struct service_config {
 };
 
 /* Once a process, before service_open and before threads start: load the backends of devices. module_folders: searched
- * for their modules, ':' between them; or NULL. ERR_CONFIG when none of them has one of the devices. Writes nothing:
- * what a backend compiles goes below data_dir once it is used. */
-int service_load_devices(const char *data_dir, const char *module_folders, const char *device);
+ * for their modules, ':' between them; or NULL. cpu_products: as gpu_cpu_products takes it. ERR_CONFIG when none of
+ * them has one of the devices, or the CPU not these products. Writes nothing: what a backend compiles goes below
+ * data_dir once it is used. */
+int service_load_devices(const char *data_dir, const char *module_folders, const char *cpu_products,
+                         const char *device);
 int service_open(const struct service_config *config, struct service **out);
 /* Put interrupted jobs back into the queue and start the runners. */
 int service_start(struct service *service);

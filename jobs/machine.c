@@ -247,19 +247,30 @@ static void profile_write(json_t *profile, const struct machine_profile *made)
     json_object_set_new(profile, unit_names[UNIT_FILE], json_real(made->file));
 }
 
-/* The device's first rates, measured where the file has none. Under the lock. */
-static bool machine_profile(struct service *service, json_t *all, const char *device, struct machine_profile *out)
+/* What a device's rates are kept under: "cpu", "cpu bfloat16", "cuda:0". */
+static const char *machine_key(const struct gpu_info *device, char out[64])
 {
-    json_t *profile = machine_member(machine_member(all, device), "profile");
+    bool rounded = strcmp(device->products, "bfloat16") == 0;
+
+    snprintf(out, 64, "%s%s", device->id, rounded ? " bfloat16" : "");
+    return out;
+}
+
+/* The device's first rates, measured where the file has none. Under the lock. */
+static bool machine_profile(struct service *service, json_t *all, const struct gpu_info *device,
+                            struct machine_profile *out)
+{
+    char key[64];
+    json_t *profile = machine_member(machine_member(all, machine_key(device, key)), "profile");
     struct err_record record;
 
     if (profile_read(profile, out)) {
         return true;
     }
     err_take(&record);
-    int rc = machine_measure(service, device, out);
+    int rc = machine_measure(service, device->id, out);
     if (rc != 0) {
-        log_err(LOG_WARN, "the device is not measured", device);
+        log_err(LOG_WARN, "the device is not measured", device->id);
     }
     err_restore(&record);
     if (rc == 0) {
@@ -438,9 +449,9 @@ void machine_estimate(struct service *service, const struct gpu_info *device, co
 
     pthread_mutex_lock(&machine_lock);
     AUTO_JSON json_t *all = machine_read(service);
-    made.known = machine_profile(service, all, device->id, &first);
+    made.known = machine_profile(service, all, device, &first);
     pthread_mutex_unlock(&machine_lock);
-    const json_t *rates = json_object_get(json_object_get(all, device->id), "rates");
+    const json_t *rates = json_object_get(json_object_get(all, machine_key(device, key)), "rates");
     for (int i = 0; made.known && i < PHASE_COUNT; i++) {
         const struct rate_shape shape = shape_of(i, plan);
         double rate = rate_of(json_object_get(rates, rate_key(i, method, key)), &shape, &first);
@@ -468,7 +479,7 @@ void machine_learn(struct service *service, const struct gpu_info *device, const
 
     pthread_mutex_lock(&machine_lock);
     AUTO_JSON json_t *all = machine_read(service);
-    json_t *rates = machine_member(machine_member(all, device->id), "rates");
+    json_t *rates = machine_member(machine_member(all, machine_key(device, key)), "rates");
     for (int i = 0; i < PHASE_COUNT; i++) {
         const struct rate_shape shape = shape_of(i, plan);
         rate_add(rates, rate_key(i, method, key), &shape, times->seconds[i], plan->work[i]);

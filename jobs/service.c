@@ -60,13 +60,14 @@ int service_cache_folder(const char *data_dir, char out[SERVICE_PATH_MAX])
     return fs_path(out, SERVICE_PATH_MAX, "%s/device-cache", data_dir);
 }
 
-int service_load_devices(const char *data_dir, const char *module_folders, const char *device)
+int service_load_devices(const char *data_dir, const char *module_folders, const char *cpu_products, const char *device)
 {
     char path[SERVICE_PATH_MAX];
 
     if (service_cache_folder(data_dir, path) == 0) {
         gpu_cache_folder(path);
     }
+    TRY(gpu_cpu_products(cpu_products));
     TRY(gpu_load_backends(module_folders));
     struct gpu_names names;
     return gpu_find_all(device, &names);

@@ -208,7 +208,7 @@ static int runner_open(struct runner *runner, const char *id)
         gpu_close(&runner->gpu); /* the processes open it */
     }
     log_info("device opened", LOG_S("device", runner->device.id), LOG_S("name", runner->device.name),
-             LOG_I("threads", runner->device.threads));
+             LOG_S("detail", runner->device.detail), LOG_I("threads", runner->device.threads));
     return 0;
 }
 
@@ -238,6 +238,7 @@ int supervisor_open(struct service *service, const struct service_config *config
     supervisor->host_memory_bytes =
         config->host_memory_bytes > 0 ? config->host_memory_bytes : default_budget(names.count);
     TRY(mem_strdup(&supervisor->module_folders, config->module_folders != NULL ? config->module_folders : ""));
+    supervisor->cpu_products = config->cpu_products != NULL ? config->cpu_products : "float32";
     TRY(mem_array(&supervisor->runners, (size_t)names.count));
     for (; supervisor->count < names.count; supervisor->count++) {
         struct runner *runner = &supervisor->runners[supervisor->count];

@@ -35,6 +35,7 @@ struct supervisor {
     int64_t host_memory_bytes;   /* activation budget of a job that names none */
     bool worker_process;         /* jobs run in processes of their own; no runner's `gpu` is open then */
     char *module_folders;        /* for these */
+    const char *cpu_products;    /* and of theirs, a word of gpu_cpu_products; static */
     void (*restart)(void *data); /* as in the configuration */
     void *restart_data;
 

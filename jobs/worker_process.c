@@ -142,6 +142,7 @@ static int send_order(struct process *process, const struct service *service, co
         .log_level = log_get_level(),
         .module_folders = (char *)service->supervisor.module_folders,
         .cache_folder = cache_folder,
+        .cpu_products = (char *)service->supervisor.cpu_products,
         .model = (char *)model_relative(p->model),
         .directory = (char *)p->directory,
         .bare = model_is_bare(p->model),

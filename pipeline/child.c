@@ -169,7 +169,8 @@ static int open_device(struct child *child)
     if (order->cache_folder[0] != '\0') {
         gpu_cache_folder(order->cache_folder);
     }
-    int rc = gpu_load_backends(order->module_folders);
+    int rc = gpu_cpu_products(order->cpu_products);
+    rc = rc != 0 ? rc : gpu_load_backends(order->module_folders);
     log_set_level((enum log_level)order->log_level);
     return rc != 0 ? rc : gpu_open(order->device, (int)order->threads, &child->gpu);
 }

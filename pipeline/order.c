@@ -39,6 +39,7 @@ void order_encode(const struct order *order, struct wire_out *out)
     wire_put_text(out, order->trace_id);
     wire_put_text(out, order->module_folders);
     wire_put_text(out, order->cache_folder);
+    wire_put_text(out, order->cpu_products);
     wire_put_text(out, order->model);
     wire_put_text(out, order->directory);
     wire_put_text(out, order->model_digest);
@@ -95,6 +96,7 @@ int order_decode(struct wire_in *in, struct order *out)
     wire_get_text(in, order.trace_id, sizeof(order.trace_id));
     order.module_folders = wire_get_long_text(in, PATH_MAX_BYTES);
     order.cache_folder = wire_get_long_text(in, PATH_MAX_BYTES);
+    order.cpu_products = wire_get_long_text(in, PATH_MAX_BYTES);
     order.model = wire_get_long_text(in, PATH_MAX_BYTES);
     order.directory = wire_get_long_text(in, PATH_MAX_BYTES);
     wire_get_text(in, order.model_digest, sizeof(order.model_digest));
@@ -123,6 +125,7 @@ void order_deinit(struct order *order)
     free(order->quantization);
     free(order->module_folders);
     free(order->cache_folder);
+    free(order->cpu_products);
     free(order->model);
     free(order->directory);
     free(order->blocks);

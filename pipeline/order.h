@@ -19,6 +19,7 @@ struct order {
     int64_t log_level;
     char trace_id[TRACE_ID_SIZE];        /* of every line in the log; "": none */
     char *module_folders, *cache_folder; /* of backends; "": none */
+    char *cpu_products;                  /* as gpu_cpu_products takes it */
     char *model, *directory;             /* the model's folder, below its root */
     char model_digest[DIGEST_HEX_SIZE];
     bool bare; /* the model is opened as one, whatever its architecture is */

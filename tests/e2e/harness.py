@@ -36,6 +36,8 @@ SLOWER = int(os.environ.get("QUANTD_E2E_SLOWER", "1"))  # so many times as long 
 # A daemon that looks for modules where there are none: memory is measured without the peak of a module that is opened and closed again.
 NO_MODULES = ("--module-dir", os.path.dirname(os.path.abspath(__file__)))
 START_SECONDS = 60
+# The same bytes on every machine, whatever its instructions are, unless a test asks for something else.
+os.environ.setdefault("QUANTD_CPU_PRODUCTS", "float32")
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 JOBS = "/v1/quantization/jobs"

@@ -43,6 +43,7 @@ def bad_options_are_refused():
     refused("unrecognized option", "--no-such-option")
     refused("is not an option", "stray")
     refused("--threads", "--data-dir", "d", "--threads", "many")
+    refused("--cpu-products: \"bf16\" is not float32, bfloat16 or auto", "--data-dir", "d", "--cpu-products", "bf16")
     refused("from 0 to 4096", "--data-dir", "d", "--threads", "-1")
     refused("QUANTD_MAX_QUEUED", "--data-dir", "d", env={"QUANTD_MAX_QUEUED": "1x"})
     refused("HOST:PORT", "--data-dir", "d", "--listen", "8080")

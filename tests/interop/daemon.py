@@ -12,6 +12,9 @@ import urllib.parse
 ENDED = ("succeeded", "failed", "cancelled", "expired")
 
 
+os.environ.setdefault("QUANTD_CPU_PRODUCTS", "float32")  # the same bytes on every machine
+
+
 class Failure(Exception):
     """An answer that is not a 2xx, or a job that did not succeed."""
 

@@ -196,6 +196,7 @@ START_TEST(test_orders_arrive_as_they_were)
                            .threads = 2,
                            .trace_id = "0af7651916cd43dd8448eb211c80319c",
                            .module_folders = "",
+                           .cpu_products = "float32",
                            .cache_folder = "/c",
                            .model = "a/b",
                            .directory = "/jobs/x",
