@@ -8,7 +8,7 @@ rule       more bits for v_proj and down_proj, as in llama.cpp's Q4_K_M, and few
 The evaluation set is `evaluation.ndjson` and all windows of `calibration_text.ndjson` that share no 32 tokens in a row with `calibration.ndjson`, by
 which jobs calibrate and mixtures choose, with `evaluation.ndjson`, or with an earlier window: 568 windows. Perplexity moves either way by first-order
 effects, which over the 128 windows of `evaluation.ndjson` alone are as large as the differences between rule and mixture, so the standard errors over
-windows are found with --full. At 3.5 bits the quotient of mixture and rule is 0.8 within them, and neither clearly above nor below.
+windows are printed with --full. There all jobs, also the rule's and the uniform ones, have gptq's best setting, `output_moments`.
 """
 
 import functools
@@ -21,9 +21,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # Parameters of gptq, calibration windows, tokens that mixtures are chosen by, and of the evaluation set each how manieth window: what is short, and
-# gptq as it is by default with all that there is.
+# gptq with all that there is.
 SHORT = ({"quality": "fast"}, 64, 2048, 8)
-COMPLETE = ({}, 128, 8192, 1)
+COMPLETE = ({"output_moments": True}, 128, 8192, 1)
 CASES = (("tiny-llama-outlier", 3.0, SHORT),)
 FULL_CASES = tuple((checkpoint, budget, COMPLETE) for checkpoint in ("tiny-llama", "tiny-llama-outlier") for budget in (3.0, 3.5))
 # budget: widths next to it, and a rule, a list of overrides that makes exactly so many bits of these checkpoints
@@ -133,8 +133,8 @@ def likelihoods(quantd, shared, windows, tmp_path_factory):
                        measure(lambda: quantd.download(it, tmp_path_factory.mktemp("artifact")), it["id"]))
 
 
-def errors_of(likelihoods, checkpoint, budget, mixed, rule, uniform):
-    """What transformers finds is quantd's own; of the two quotients of perplexities lost, the standard errors."""
+def check_by_windows(likelihoods, checkpoint, budget, mixed, rule, uniform):
+    """What transformers finds is quantd's own; prints the two quotients of perplexities lost with their standard errors."""
     before, own, ruled, *widths = map(likelihoods, (checkpoint, mixed[3], rule[3], *(row[3] for row in uniform)))
     assert lost_perplexity(before, own) == pytest.approx(mixed[1], rel=0.02)
     bits = [row[2] for row in uniform]
@@ -145,11 +145,9 @@ def errors_of(likelihoods, checkpoint, budget, mixed, rule, uniform):
     def of_uniform(chosen=slice(None)):
         return lost_perplexity(before, own, chosen) / np.interp(budget, bits, [lost_perplexity(before, width, chosen) for width in widths])
 
-    errors = {}
     for name, quotient in (("uniform", of_uniform), ("rule", of_rule)):
-        errors[name] = standard_error(quotient, len(before))
-        print(f"{checkpoint} at {budget}, share of the perplexity that {name} loses: {quotient():.3f} +- {errors[name]:.3f}")
-    return errors
+        error = standard_error(quotient, len(before))
+        print(f"{checkpoint} at {budget}, share of the perplexity that {name} loses: {quotient():.3f} +- {error:.3f}")
 
 
 def mixture(budget, setting):
@@ -170,10 +168,10 @@ def test_loses_less_than_uniform_widths_and_a_rule(lost, likelihoods, checkpoint
         interpolated = float(np.interp(budget, [row[2] for row in uniform], [row[index] for row in uniform]))
         print(f"{checkpoint} at {budget}, {what}: mixed {mixed[index]:.5f}, uniform {interpolated:.5f}, rule {rule[index]:.5f}")
         shares[what, "uniform"], shares[what, "rule"] = mixed[index] / interpolated, mixed[index] / rule[index]
-    error = errors_of(likelihoods, checkpoint, budget, mixed, rule, uniform)["rule"] if setting is COMPLETE else 0
     print(shares)
-    assert shares["KL", "uniform"] <= SHARE and shares["KL", "rule"] <= SHARE
-    assert shares["perplexity", "uniform"] <= SHARE and shares["perplexity", "rule"] <= SHARE + error
+    if setting is COMPLETE:
+        check_by_windows(likelihoods, checkpoint, budget, mixed, rule, uniform)
+    assert all(share <= SHARE for share in shares.values()), shares
 
 
 def test_loads_in_transformers(quantd, windows, lost, tmp_path):
