@@ -240,7 +240,11 @@ static inline void copy_begin(void *shared, const void *global, bool there, EMUL
     if (((uintptr_t)shared | (there ? (uintptr_t)global : 0)) % 16 != 0) {
         emulate_fail(file, line, "a copy of 16 bytes that are not aligned");
     }
-    there ? memcpy(shared, global, 16) : memset(shared, 0, 16);
+    if (there) {
+        memcpy(shared, global, 16);
+    } else {
+        memset(shared, 0, 16);
+    }
 }
 
 static inline void copy_group(void)
