@@ -39,6 +39,29 @@ int64_t gpu_scratch_linear(int threads, int64_t cols)
     return scratch_of(threads, 0, scratch_floats(ROWS * cols));
 }
 
+/* Rows by elements of the sum, rounded to BF16 and packed. */
+static int64_t scratch_packed(int64_t rows, int64_t sum)
+{
+    enum { TILE_ROWS = 16, TILE_SUM = 32, BF16 = 2 };
+
+    return scratch_tiles(rows, TILE_ROWS) * scratch_tiles(sum, TILE_SUM) * TILE_ROWS * TILE_SUM * BF16;
+}
+
+int64_t gpu_scratch_rounded_linear(int threads, int64_t tokens, int64_t rows, int64_t cols)
+{
+    enum { CHUNK = 2048, TILE = 128 };
+
+    return scratch_of(threads, scratch_packed(tokens < CHUNK ? tokens : CHUNK, cols),
+                      scratch_packed(rows < TILE ? rows : TILE, cols));
+}
+
+int64_t gpu_scratch_rounded_gram(int threads, int64_t tokens, int64_t cols)
+{
+    enum { CHUNK = 2048 };
+
+    return scratch_of(threads, 2 * scratch_packed(cols, tokens < CHUNK ? tokens : CHUNK), 0);
+}
+
 int64_t gpu_scratch_factor(int threads, int64_t n)
 {
     enum { BLOCK = 256, COLUMNS = 128 };
@@ -57,8 +80,8 @@ int64_t gpu_scratch_sweep(int threads, int64_t rows, int64_t cols, int64_t group
 
 int64_t gpu_scratch_descend(int threads, int64_t rows, int64_t cols, int64_t group_size)
 {
-    enum { ROWS = 64 };
-    int64_t sums = scratch_lines(scratch_tiles(rows, ROWS), sizeof(double));
+    enum { ROWS = 128, SUMS = 2 };
+    int64_t sums = scratch_lines(SUMS * scratch_tiles(rows, ROWS), sizeof(double));
 
     return scratch_of(threads, 2 * sums + scratch_floats(cols),
                       2 * scratch_floats(ROWS * cols) + 2 * scratch_floats(ROWS * group_size));

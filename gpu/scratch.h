@@ -10,6 +10,9 @@
 int64_t gpu_scratch_attention(int threads, int64_t length, int64_t reach);
 /* A product with a stored weight [rows, cols] that is not F32. */
 int64_t gpu_scratch_linear(int threads, int64_t cols);
+/* On a device whose products are in BF16: one with a weight [rows, cols], and a Gram matrix of so many columns. */
+int64_t gpu_scratch_rounded_linear(int threads, int64_t tokens, int64_t rows, int64_t cols);
+int64_t gpu_scratch_rounded_gram(int threads, int64_t tokens, int64_t cols);
 int64_t gpu_scratch_factor(int threads, int64_t n);
 /* Of a weight [rows, cols] on a grid of `group_size` columns. */
 int64_t gpu_scratch_sweep(int threads, int64_t rows, int64_t cols, int64_t group_size);

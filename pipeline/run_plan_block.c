@@ -353,6 +353,18 @@ static void layer_attention_scratch(const struct layer_walk *l)
     }
 }
 
+/* Of a device that rounds what it multiplies. */
+static void layer_rounded_scratch(const struct layer_walk *l)
+{
+    for (int m = 0; m < l->plan->module_count && strcmp(l->w->device->products, "bfloat16") == 0; m++) {
+        const struct plan_module *module = &l->plan->modules[m];
+        int64_t tokens = l->w->batch_rows, linear, gram;
+        linear = gpu_scratch_rounded_linear(l->w->threads, tokens, module->rows, module->cols);
+        gram = gpu_scratch_rounded_gram(l->w->threads, tokens, module->cols);
+        run_walk_scratch(l->w, STAGE_CALIBRATING, l->weights, layer_larger(linear, gram));
+    }
+}
+
 /* Of a bare model: one module at a time. */
 static int layer_listed(struct run_walk *w, int64_t layer, int64_t stored)
 {
@@ -441,6 +453,7 @@ int run_walk_layer(struct run_walk *w, int64_t layer)
     l.weights = run_walk_weights(l.plan, stored, &largest);
     l.piece = largest < PIECE_BYTES ? largest : PIECE_BYTES;
     layer_attention_scratch(&l);
+    layer_rounded_scratch(&l);
     run_walk_note(w, STAGE_LOADING, l.weights + l.piece, l.piece);
     layer_work(&l);
     layer_analyse(&l);
@@ -466,6 +479,7 @@ int run_walk_passed(struct run_walk *w, int64_t layer, bool tried)
     l.weights = run_walk_weights(l.plan, stored, &largest);
     l.piece = largest < PIECE_BYTES ? largest : PIECE_BYTES;
     layer_attention_scratch(&l);
+    layer_rounded_scratch(&l);
     run_walk_note(w, STAGE_LOADING, l.weights + l.piece, l.piece);
     run_walk_note(w, STAGE_EVALUATING, l.weights + layer_turn(&l), 0);
     return tried ? layer_solve_groups(&l) : 0;

@@ -17,7 +17,9 @@
 #include <math.h>
 #include <string.h>
 
-#define ROWS 64
+#define ROWS 128    /* of a task: H is packed once for all of them in each product */
+#define SUM_ROWS 64 /* rows whose errors are one sum */
+#define SUMS (ROWS / SUM_ROWS)
 #define BLOCK 128
 
 struct descend {
@@ -30,7 +32,7 @@ struct descend {
     float *ones; /* [K]: sum of H_ij over the columns i of j's group */
     int64_t n, k, size, groups;
     float top;
-    double *before, *after; /* [tasks] */
+    double *before, *after; /* [tasks, SUMS] */
 };
 
 struct descend_tile {
@@ -39,7 +41,7 @@ struct descend_tile {
     float *moves;  /* [rows, K]: D at the start, then how far wq moves in the open group */
     float *levels; /* [rows, group]: codes less the zero point */
     float *curves; /* [rows, group]: levels H */
-    double error;
+    double error[SUMS];
 };
 
 static size_t descend_slice(const struct descend *job)
@@ -74,7 +76,7 @@ static void descend_start(const struct descend *job, struct descend_tile *tile)
     }
     blas_gemm(0, 0, (int)tile->rows, (int)k, (int)k, 1.0f, tile->moves, (int)k, job->h, (int)k, 0.0f, tile->g, (int)k);
     for (int64_t r = 0; r < tile->rows; r++) {
-        tile->error += kernels->dot(tile->moves + r * k, tile->g + r * k, k);
+        tile->error[r / SUM_ROWS] += kernels->dot(tile->moves + r * k, tile->g + r * k, k);
     }
 }
 
@@ -97,7 +99,7 @@ static void descend_scale(const struct descend *job, struct descend_tile *tile, 
         return;
     }
     *scale = best;
-    tile->error -= gain;
+    tile->error[r / SUM_ROWS] -= gain;
     for (int64_t j = 0; j < size; j++) {
         tile->moves[at + j] += (float)t * levels[j];
         tile->g[at + j] -= (float)t * curves[j];
@@ -133,7 +135,7 @@ static void descend_zero(const struct descend *job, struct descend_tile *tile, i
             continue;
         }
         job->zero[point] = zero;
-        tile->error -= gain;
+        tile->error[r / SUM_ROWS] -= gain;
         for (int64_t j = 0; j < size; j++) {
             tile->moves[at + j] += t;
             tile->g[at + j] -= t * ones[j];
@@ -189,7 +191,7 @@ static void descend_codes(const struct descend *job, struct descend_tile *tile, 
         }
         codes[j] = (uint8_t)code;
         moves[j] += t;
-        tile->error -= gain;
+        tile->error[r / SUM_ROWS] -= gain;
         for (int64_t i = 0; i < cols; i++) {
             g[i] -= t * h[i];
         }
@@ -242,13 +244,13 @@ static void descend_rows(void *ctx, int64_t task)
 
     descend_layout(job, &tile);
     descend_start(job, &tile);
-    job->before[task] = tile.error;
+    memcpy(job->before + task * SUMS, tile.error, sizeof(tile.error));
     for (int pass = 0; pass < job->spec->passes; pass++) {
         for (int64_t group = 0; group < job->groups; group++) {
             descend_group(job, &tile, group);
         }
     }
-    job->after[task] = tile.error;
+    memcpy(job->after + task * SUMS, tile.error, sizeof(tile.error));
 }
 
 static void descend_ones(const struct descend *job)
@@ -281,7 +283,7 @@ int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const str
                           .groups = matrix_cols(target) / grid->group_size,
                           .top = (float)((1 << grid->bits) - 1)};
     int64_t tasks = tiles_of(job.n, ROWS);
-    size_t sums = scratch_size(tasks, sizeof(double));
+    size_t sums = scratch_size(tasks * SUMS, sizeof(double));
     TRY(scratch_reserve(stream, 2 * sums + scratch_size(job.k, sizeof(float)), descend_slice(&job)));
     char *shared = scratch_shared(stream);
     job.before = (double *)(void *)shared;
@@ -292,7 +294,7 @@ int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const str
     }
     stream_run(stream, tasks, descend_rows, &job);
     double from = 0, to = 0;
-    for (int64_t i = 0; i < tasks; i++) {
+    for (int64_t i = 0; i < tasks * SUMS; i++) {
         from += job.before[i];
         to += job.after[i];
     }
