@@ -66,16 +66,6 @@ static float block_consider(const struct block_task *task, const float *x, const
     return isfinite(fitted) ? fitted : 0.0f;
 }
 
-/* As stored, and finite. */
-static float storable(float scale, enum dtype store)
-{
-    float max = store == DTYPE_F16 ? (float)dtype_max(DTYPE_F16) : 0x1p127f;
-
-    scale = scale < max ? scale : max;
-    scale = scale > -max ? scale : -max;
-    return dtype_round(scale, store);
-}
-
 float block_scale(const struct block_task *task, const float *x, const float *weight, int64_t n,
                   const struct block_levels *levels, enum dtype store)
 {
@@ -85,7 +75,7 @@ float block_scale(const struct block_task *task, const float *x, const float *we
         extreme = fabsf(x[i]) > fabsf(extreme) ? x[i] : extreme;
     }
     /* Q8_0 has as many levels above zero as below: its scales are positive by custom. */
-    float plain = storable((levels->low == -levels->high ? fabsf(extreme) : -extreme) / -levels->low, store);
+    float plain = block_storable((levels->low == -levels->high ? fabsf(extreme) : -extreme) / -levels->low, store);
     if (!task->search || plain == 0.0f) {
         return plain;
     }
@@ -94,16 +84,16 @@ float block_scale(const struct block_task *task, const float *x, const float *we
     for (int i = 0; i < 2 * levels->count; i++) {
         int step = i / 2;
         float reach = levels->first + levels->step * (float)step;
-        float scale = storable((i % 2 == 0 ? extreme : -extreme) / reach, store);
+        float scale = block_storable((i % 2 == 0 ? extreme : -extreme) / reach, store);
         float after = scale != 0.0f ? block_consider(task, x, weight, n, levels, scale, &best) : 0.0f;
-        after = storable(after, store);
+        after = block_storable(after, store);
         if (after != 0.0f && after != scale) {
             (void)block_consider(task, x, weight, n, levels, after, &best);
         }
     }
     for (int i = 0; i < 4; i++) {
         struct choice before = best;
-        float fitted = storable(block_consider(task, x, weight, n, levels, best.scale, &before), store);
+        float fitted = block_storable(block_consider(task, x, weight, n, levels, best.scale, &before), store);
         if (fitted == 0.0f || fitted == best.scale) {
             break;
         }
@@ -212,9 +202,13 @@ static void encode_one(const struct encoding *job, int64_t block)
         encode_block(job->block->type, &task, out);
         return;
     }
-    task.search = true;
-    encode_block(job->block->type, &task, found);
-    task.search = false;
+    if (job->block->type == GGML_TYPE_Q6_K && task.kernels->signed_sums != NULL) {
+        block_search_q6_k(task.kernels, task.x, job->importance != NULL ? task.weight : NULL, found);
+    } else {
+        task.search = true;
+        encode_block(job->block->type, &task, found);
+        task.search = false;
+    }
     encode_better(job, &task, found, out);
 }
 
@@ -237,7 +231,8 @@ static void encode_tile(void *ctx, int64_t task)
     int64_t blocks = job->cols / job->block->elements, first = task * ROW_TILE * blocks;
     int64_t count = tile_size(job->rows, ROW_TILE, task) * blocks, i = 0;
 
-    if (job->block->type == GGML_TYPE_Q4_K && job->spec->search) {
+    if (job->block->type == GGML_TYPE_Q4_K && job->spec->search &&
+        job->stream->device->kernels->affine_search != NULL) {
         for (; i + 2 <= count; i += 2) {
             encode_two(job, first + i);
         }

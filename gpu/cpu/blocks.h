@@ -29,6 +29,16 @@ float block_inverse(float scale);
 float block_scale(const struct block_task *task, const float *x, const float *weight, int64_t n,
                   const struct block_levels *levels, enum dtype store);
 
+/* As stored, and finite. */
+static inline float block_storable(float scale, enum dtype store)
+{
+    float max = store == DTYPE_F16 ? (float)dtype_max(DTYPE_F16) : 0x1p127f;
+
+    scale = scale < max ? scale : max;
+    scale = scale > -max ? scale : -max;
+    return dtype_round(scale, store);
+}
+
 /* --- blocks_k.c: the types with scales of scales. */
 
 #define BLOCK_SUBS_MAX 16
@@ -49,6 +59,10 @@ struct block_state {
 /* The d and e that minimise p d^2 - 2 q d e + r e^2 - 2 s d + 2 t e with e >= 0; false where they are not finite. */
 bool block_solve_pair(double p, double q, double r, double s, double t, struct block_fit *out);
 float block_half(float value); /* as F16 holds it, finite */
+extern const struct block_levels block_levels_q6_k;
+/* A Q6_K block's integers for real scales; its bytes. */
+void block_set_q6_k(const struct block_fit target[16], struct block_state *state);
+void block_write_q6_k(const struct kernels *kernels, const float *x, const struct block_state *state, uint8_t *out);
 /* A Q4_K block's integers for real scales and minima; its bytes. */
 void block_set_q4_k(const struct block_fit target[8], struct block_state *state);
 void block_write_q4_k(const struct kernels *kernels, const float *x, const struct block_state *state, uint8_t *out);
@@ -58,3 +72,7 @@ void block_encode_q6_k(const struct block_task *task, uint8_t *out);
  * [256]; weight NULL: all are 1. */
 void block_search_two(const struct kernels *kernels, const float *const x[2], const float *const weight[2],
                       uint8_t *const out[2]);
+
+/* blocks_signed.c: a Q6_K block by a search, in vectors, to the bytes that block_encode_q6_k finds. weight NULL: all
+ * are 1. */
+void block_search_q6_k(const struct kernels *kernels, const float *x, const float *weight, uint8_t *out);

@@ -19,7 +19,7 @@ struct shape {
 
 static const struct shape shape_q4_k = {8, 32, 0, 15, 0, 63, 63};
 static const struct shape shape_q6_k = {16, 16, -32, 31, -128, 127, 0};
-static const struct block_levels levels_q6_k = {-32, 31, NULL, 27.0f, 1.0f, 7};
+const struct block_levels block_levels_q6_k = {-32, 31, NULL, 27.0f, 1.0f, 7};
 
 /* Of one sub-block: sum w, sum w x. */
 struct moments {
@@ -199,7 +199,7 @@ static struct block_state k_solve(const struct block_task *task, const struct sh
             target[sub] = fit_affine(task, shape, sub, &moments[sub]);
         } else {
             target[sub].scale =
-                block_scale(task, task->x + at, task->weight + at, shape->width, &levels_q6_k, DTYPE_F32);
+                block_scale(task, task->x + at, task->weight + at, shape->width, &block_levels_q6_k, DTYPE_F32);
         }
     }
     set_integers(shape, target, &best);
@@ -259,24 +259,37 @@ void block_encode_q4_k(const struct block_task *task, uint8_t *out)
     block_write_q4_k(task->kernels, task->x, &state, out);
 }
 
+void block_set_q6_k(const struct block_fit target[16], struct block_state *state)
+{
+    set_integers(&shape_q6_k, target, state);
+}
+
+void block_write_q6_k(const struct kernels *kernels, const float *x, const struct block_state *state, uint8_t *out)
+{
+    uint8_t codes[256];
+
+    for (int sub = 0; sub < 16; sub++) {
+        kernels->block_codes(codes + (ptrdiff_t)sub * 16, x + (ptrdiff_t)sub * 16, 16,
+                             block_inverse(fit_of(state, sub).scale), 0.0f, -32.0f, 31.0f);
+    }
+    for (int part = 0; part < 2; part++) {
+        const uint8_t *of = codes + (ptrdiff_t)part * 128;
+        uint8_t *low = out + (ptrdiff_t)part * 64, *high = out + 128 + (ptrdiff_t)part * 32;
+        for (int j = 0; j < 32; j++) {
+            low[j] = (uint8_t)((of[j] & 15) | (of[j + 64] & 15) << 4);
+            low[j + 32] = (uint8_t)((of[j + 32] & 15) | (of[j + 96] & 15) << 4);
+            high[j] = (uint8_t)(of[j] >> 4 | of[j + 32] >> 4 << 2 | of[j + 64] >> 4 << 4 | of[j + 96] >> 4 << 6);
+        }
+    }
+    for (int sub = 0; sub < 16; sub++) {
+        out[192 + sub] = (uint8_t)(int8_t)state->scales[sub];
+    }
+    put_half(out + 208, state->d);
+}
+
 void block_encode_q6_k(const struct block_task *task, uint8_t *out)
 {
     struct block_state state = k_solve(task, &shape_q6_k);
 
-    uint8_t codes[256];
-
-    memset(out, 0, 210);
-    for (int sub = 0; sub < 16; sub++) {
-        task->kernels->block_codes(codes + (ptrdiff_t)sub * 16, task->x + (ptrdiff_t)sub * 16, 16,
-                                   block_inverse(fit_of(&state, sub).scale), 0.0f, -32.0f, 31.0f);
-    }
-    for (int i = 0; i < 256; i++) {
-        int part = i / 128, quarter = i % 128 / 32, j = i % 32, code = codes[i];
-        out[part * 64 + quarter % 2 * 32 + j] |= (uint8_t)((code & 15) << (quarter / 2 * 4));
-        out[128 + part * 32 + j] |= (uint8_t)(code >> 4 << (2 * quarter));
-    }
-    for (int sub = 0; sub < 16; sub++) {
-        out[192 + sub] = (uint8_t)(int8_t)state.scales[sub];
-    }
-    put_half(out + 208, state.d);
+    block_write_q6_k(task->kernels, task->x, &state, out);
 }

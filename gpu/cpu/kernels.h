@@ -45,6 +45,12 @@ struct affine_lanes {
 struct affine_sums { /* struct block_sums of each lane */
     float error[LANES], uu[LANES], u[LANES], xu[LANES];
 };
+/* The same of sub-blocks of 16 weights with a scale alone. */
+#define SIGNED_WIDTH 16
+struct signed_lanes {
+    float x[SIGNED_WIDTH][LANES], weight[SIGNED_WIDTH][LANES];
+    bool unit;
+};
 
 struct adamw_factors;
 struct levels_sorted;
@@ -103,16 +109,19 @@ struct kernels {
                             float inverse, const float table[16]);
     /* u = clamp((x + minimum) / scale), halves up, as u - low; n is a multiple of LANES. */
     void (*block_codes)(uint8_t *codes, const float *x, int64_t n, float inverse, float minimum, float low, float high);
-    /* The same for codes 0..15 of LANES sub-blocks: scale and minimum with the smallest error of each, as real numbers;
-     * block_fit; its error alone; and that of a scale and minimum d * s, dmin * m for the integers next to s and m,
-     * number i being (s + i % 3 - 1, m + i / 3 - 1), infinite outside of [0, highest]. error:
-     * [AFFINE_NEIGHBOURS][LANES]. */
+    /* NULL from here to signed_errors: sub-blocks one by one. The same for codes 0..15 of LANES sub-blocks: scale and
+     * minimum with the smallest error of each, as real numbers; block_fit; its error alone; and that of a scale and
+     * minimum d * s, dmin * m for the integers next to s and m, number i being (s + i % 3 - 1, m + i / 3 - 1), infinite
+     * outside of [0, highest]. error: [AFFINE_NEIGHBOURS][LANES]. */
     void (*affine_search)(struct affine_lanes *a, float *scale, float *minimum);
     void (*affine_sums)(struct affine_sums *out, const struct affine_lanes *a, const float *scale,
                         const float *minimum);
     void (*affine_errors)(float *error, const struct affine_lanes *a, const float *scale, const float *minimum);
     void (*affine_neighbours)(float *error, const struct affine_lanes *a, const float *d, const float *dmin,
                               const float *scale, const float *minimum, float highest);
+    /* block_fit of LANES sub-blocks with codes -32..31 and no minimum, and its error alone. */
+    void (*signed_sums)(struct affine_sums *out, const struct signed_lanes *a, const float *scale);
+    void (*signed_errors)(float *error, const struct signed_lanes *a, const float *scale);
     /* One token of a recurrence over LANES columns of a state s [n][LANES]: s = decay * s, then s_i += k_i * d with
      * d = beta * (v - sum s_i k_i), then out = sum s_i q_i. v, out: LANES numbers. */
     void (*delta_step)(float *state, int64_t n, const float *q, const float *k, const float *v, float decay, float beta,

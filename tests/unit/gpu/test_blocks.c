@@ -295,7 +295,7 @@ START_TEST(wrong_shapes_are_refused)
 }
 END_TEST
 
-#define HARD_BLOCKS 25
+#define HARD_BLOCKS 27
 
 /* Random, constant, zero, subnormal, huge, negative, and nearly equal ones, of each some sub-blocks. */
 static void fill_hard(float *x)
@@ -315,41 +315,39 @@ static void fill_hard(float *x)
     }
 }
 
-/* One row of blocks, of which two are searched at once in vectors, against each of them alone, which has no vectors
- * across sub-blocks: the same bytes at every level. */
-static void check_lanes(const char *level, bool weighted)
+/* Blocks of three rows, so that some are searched two at once and the last alone, at one level. */
+static void encode_hard(const char *level, int type, bool weighted, uint8_t *out)
 {
     struct rig rig;
 
     setenv("QUANTD_CPU_LEVEL", level, 1);
     rig_open(&rig, 1);
-    struct tensor w = rig_tensor(&rig, DTYPE_F32, 1, HARD_BLOCKS * 256);
-    struct tensor importance = importance_new(&rig, HARD_BLOCKS * 256, 23);
+    struct tensor w = rig_tensor(&rig, DTYPE_F32, 3, HARD_BLOCKS / 3 * 256);
+    struct tensor importance = importance_new(&rig, HARD_BLOCKS / 3 * 256, 23);
     fill_hard(floats(&w));
     for (int i = 0; i < 256; i++) {
         floats(&importance)[i] = 0.0f; /* a block that nothing reads */
     }
-    struct tensor all = encode(&rig, &w, weighted ? &importance : NULL, GGML_TYPE_Q4_K, true);
-    for (int b = 0; b < HARD_BLOCKS; b++) {
-        struct tensor one = tensor_2d(floats(&w) + (ptrdiff_t)b * 256, DTYPE_F32, 1, 256);
-        struct tensor own = tensor_1d(floats(&importance) + (ptrdiff_t)b * 256, DTYPE_F32, 256);
-        struct tensor alone = encode(&rig, &one, weighted ? &own : NULL, GGML_TYPE_Q4_K, true);
-        ck_assert_mem_eq(bytes(&all) + (ptrdiff_t)b * 144, bytes(&alone), 144);
-        gpu_tensor_free(&rig.gpu, &alone);
-    }
-    gpu_tensor_free(&rig.gpu, &all);
+    struct tensor blocks = encode(&rig, &w, weighted ? &importance : NULL, type, true);
+    memcpy(out, blocks.data, tensor_bytes(&blocks));
+    gpu_tensor_free(&rig.gpu, &blocks);
     gpu_tensor_free(&rig.gpu, &importance);
     gpu_tensor_free(&rig.gpu, &w);
     rig_close(&rig);
     unsetenv("QUANTD_CPU_LEVEL");
 }
 
+/* Sub-blocks in the lanes of vectors get the bytes that the generic level gives them one by one. */
 START_TEST(lanes_give_the_bytes_of_single_blocks)
 {
-    static const char *const levels[] = {"generic", "avx2", "avx512"};
+    static uint8_t expected[HARD_BLOCKS * 272], found[HARD_BLOCKS * 272]; /* Q8_0 has the most */
 
-    for (int i = 0; i < 6; i++) {
-        check_lanes(levels[i / 2], i % 2 != 0);
+    for (int weighted = 0; weighted < 2; weighted++) {
+        encode_hard("generic", types[_i], weighted != 0, expected);
+        encode_hard("avx2", types[_i], weighted != 0, found);
+        ck_assert_mem_eq(found, expected, sizeof(expected));
+        encode_hard("avx512", types[_i], weighted != 0, found);
+        ck_assert_mem_eq(found, expected, sizeof(expected));
     }
 }
 END_TEST
@@ -363,7 +361,7 @@ int main(void)
     tcase_add_test(tcase, layouts);
     tcase_add_test(tcase, search_comes_near_brute_force);
     tcase_add_test(tcase, wrong_shapes_are_refused);
-    tcase_add_test(tcase, lanes_give_the_bytes_of_single_blocks);
+    tcase_add_loop_test(tcase, lanes_give_the_bytes_of_single_blocks, 0, TYPES);
     tcase_add_loop_test(tcase, blocks_of_blocks_are_the_same, 0, TYPES);
     tcase_add_loop_test(tcase, search_never_loses, 0, TYPES);
     tcase_add_loop_test(tcase, odd_blocks, 0, TYPES);
