@@ -163,7 +163,7 @@ def without_devices(warnings):
 def holds(now, before, where):
     """Whatever was said is still said; there may be more. An output error that was not measured was 0 and is null; a job without a
     result names the device of today."""
-    if where in ("failed.report.environment.device.detail", "cancelled.report.environment.device.detail"):
+    if where in tuple("%s.report.environment.device.%s" % (job, what) for job in ("failed", "cancelled") for what in ("name", "detail")):
         return
     if where.endswith(".mean_output_relative_mse") and before == 0 and now is None:
         return
