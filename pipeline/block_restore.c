@@ -11,18 +11,6 @@
 
 #include <string.h>
 
-/* Experts of the block have turns, and those of other turns are not loaded. */
-static bool takes_turns(const struct run *run, const struct plan *plan)
-{
-    for (int s = 0; s < plan->step_count; s++) {
-        const struct plan_step *step = &plan->steps[s];
-        if (step->kind == STEP_EXPERTS && memory_plan_turn(step->experts, run->expert_bytes) < step->experts->count) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* A result in place of the float weight; an expert's is made of its codes when its turn comes. */
 static int restore_module(struct run *run, struct block *block, struct block_outputs *outputs, int item)
 {
@@ -40,7 +28,7 @@ static int restore_module(struct run *run, struct block *block, struct block_out
         gpu_tensor_free(run->p->gpu, &module->weight);
         return solved_weight(run, outputs, item, &module->weight);
     }
-    return takes_turns(run, block->plan)
+    return memory_plan_takes_turns(block->plan, run->expert_bytes)
                ? block_outputs_spill(outputs, item, run->p->directory, run->p->gpu, run->stream)
                : 0;
 }

@@ -39,6 +39,17 @@ int64_t memory_plan_turn(const struct plan_experts *experts, int64_t expert_byte
     return count < 1 ? 1 : count < experts->count ? count : experts->count;
 }
 
+bool memory_plan_takes_turns(const struct plan *plan, int64_t expert_bytes)
+{
+    for (int s = 0; s < plan->step_count; s++) {
+        const struct plan_step *step = &plan->steps[s];
+        if (step->kind == STEP_EXPERTS && memory_plan_turn(step->experts, expert_bytes) < step->experts->count) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void add_plan(const struct plan *plan, int64_t expert_bytes, struct sizes *s)
 {
     int64_t weights = 0, branch = 0, experts = 0, tokens = 0;

@@ -50,6 +50,8 @@ int64_t memory_plan_labels(const struct model_config *config, bool host_memory, 
 int64_t memory_plan_moments_sequences(const struct recipe *recipe, int64_t sequences, int64_t length);
 /* How many experts that is, at least one. */
 int64_t memory_plan_turn(const struct plan_experts *experts, int64_t expert_bytes);
+/* Not all experts of a step of the layer are loaded at once, and results of those that were leave memory. */
+bool memory_plan_takes_turns(const struct plan *plan, int64_t expert_bytes);
 /* Taken at once, when nothing is short. */
 int64_t memory_plan_max(const struct memory_plan *plan);
 /* Of that what a run still takes when its reader and its micro-batches have theirs. */

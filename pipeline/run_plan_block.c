@@ -402,7 +402,8 @@ static bool layer_slices(const struct run_walk *w, int64_t layer)
 /* A slice of one module is on the device; results of the block before are still being written. */
 static int layer_sliced_module(struct run_walk *w, int64_t layer, int i, int64_t *results)
 {
-    const struct plan_module *m = &plans_layer(model_plans(w->model), layer)->modules[i];
+    const struct plan *plan = plans_layer(model_plans(w->model), layer);
+    const struct plan_module *m = &plan->modules[i];
     struct plan_module slice = *m;
     struct qscheme scheme;
     int64_t bytes;
@@ -418,8 +419,10 @@ static int layer_sliced_module(struct run_walk *w, int64_t layer, int i, int64_t
     int64_t weight = module_elements(&slice) * FLOAT, working = layer_larger(cost.shared + cost.solving, cost.solved);
     int64_t measured = cost.solved > 0 ? 0 : measure_bytes(&scheme, &slice);
     TRY(result_bytes(&scheme, m, &bytes));
-    *results += bytes;
-    run_walk_note(w, STAGE_QUANTIZING, weight + layer_larger(working, measured), 2 * *results + weight + cost.host);
+    bool stays = m->expert < 0 || !memory_plan_takes_turns(plan, w->expert_bytes);
+    int64_t host = 2 * *results + (stays ? 2 : 1) * bytes + weight + cost.host;
+    *results += stays ? bytes : 0;
+    run_walk_note(w, STAGE_QUANTIZING, weight + layer_larger(working, measured), host);
     run_walk_scratch(w, STAGE_QUANTIZING, weight + cost.shared + cost.solving, cost.scratch);
     w->plan->work[PHASE_LOAD] += (double)(module_elements(m) * (int64_t)dtype_rows[model_dtype(w->model)].bytes);
     w->plan->work[PHASE_SOLVE] += quantizer_cost(solver->quantizer, solver->params, &all).operations;

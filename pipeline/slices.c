@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "pipeline/memory_plan.h"
 #include "pipeline/report.h"
 #include "pipeline/solve.h"
 #include "pipeline/static_inputs.h"
@@ -264,6 +265,9 @@ static int sliced_module(struct run *run, int i, struct block_outputs *outputs, 
     if (rc == 0) {
         const struct qtensor made = qtensor_move(&s.job.result);
         block_outputs_add_take(outputs, &made, &no_codes);
+        if (m->expert >= 0 && memory_plan_takes_turns(plan, run->expert_bytes)) {
+            rc = block_outputs_spill(outputs, outputs->count - 1, run->p->directory, run->p->gpu, run->stream);
+        }
     }
     sliced_close(&s);
     return rc;
