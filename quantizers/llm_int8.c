@@ -102,6 +102,23 @@ static int llm_int8_error(const struct solve_context *context, const struct laye
     return 0;
 }
 
+/* What the codes stand for, F32 [N,K] on the device, from codes that may not have left it. */
+static int llm_int8_decode(const struct solve_context *context, const struct linear_job *job, const struct qtensor *q,
+                           struct tensor *w)
+{
+    const struct gpu *gpu = context->gpu;
+    const struct gpu_tiles tiles = {DTYPE_I8, 1, q->cols};
+    AUTO_TENSOR(uploaded, gpu);
+    AUTO_TENSOR(scale, gpu);
+
+    if (job->codes.data == NULL) {
+        TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_U8, 2, job->weight->shape, q->codes, &uploaded));
+    }
+    TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 2, (const int64_t[]){q->rows, 1}, q->scales, &scale));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, job->weight->shape, w));
+    return gpu->ops->tile_decode(context->stream, w, job->codes.data != NULL ? &job->codes : &uploaded, &scale, &tiles);
+}
+
 /* What the outlier columns are worth, into job->note. */
 static int llm_int8_note_gain(const struct solve_context *context, const struct layer_stats *stats,
                               struct linear_job *job, const struct qtensor *q)
@@ -109,10 +126,7 @@ static int llm_int8_note_gain(const struct solve_context *context, const struct 
     const struct gpu *gpu = context->gpu;
     const int64_t in[2] = {stats->sample.shape[0], q->cols}, out[2] = {stats->sample.shape[0], q->rows};
     double with = 0, without = 0;
-    const struct gpu_tiles tiles = {DTYPE_I8, 1, q->cols};
     AUTO_FREE float *host_outliers = NULL;
-    AUTO_TENSOR(uploaded, gpu);
-    AUTO_TENSOR(scale, gpu);
     AUTO_TENSOR(w, gpu);
     AUTO_TENSOR(outliers, gpu);
     AUTO_TENSOR(x, gpu);
@@ -123,12 +137,7 @@ static int llm_int8_note_gain(const struct solve_context *context, const struct 
     for (int64_t i = 0; i < q->index_count; i++) {
         host_outliers[q->index[i]] = 1.0f;
     }
-    if (job->codes.data == NULL) {
-        TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_U8, 2, job->weight->shape, q->codes, &uploaded));
-    }
-    TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 2, (const int64_t[]){q->rows, 1}, q->scales, &scale));
-    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, job->weight->shape, &w));
-    TRY(gpu->ops->tile_decode(context->stream, &w, job->codes.data != NULL ? &job->codes : &uploaded, &scale, &tiles));
+    TRY(llm_int8_decode(context, job, q, &w));
     TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 1, &q->cols, host_outliers, &outliers));
     TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, in, &x));
     TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, out, &expected));
