@@ -174,6 +174,20 @@ struct gpu_residual {
     int64_t nonfinite;
 };
 
+/* What a part of the rows lost, added to what others did. */
+static inline void gpu_residual_add(struct gpu_residual *sum, const struct gpu_residual *more)
+{
+    sum->error_sq += more->error_sq;
+    sum->weight_sq += more->weight_sq;
+    sum->dot += more->dot;
+    sum->quant_sq += more->quant_sq;
+    sum->clipped_sq += more->clipped_sq;
+    sum->max_abs = more->max_abs > sum->max_abs ? more->max_abs : sum->max_abs;
+    sum->weight_max = more->weight_max > sum->weight_max ? more->weight_max : sum->weight_max;
+    sum->clipped += more->clipped;
+    sum->nonfinite += more->nonfinite;
+}
+
 /* How weights lie in their groups; sums in double in fixed order. */
 struct gpu_distribution {
     double square, fourth; /* sum w^2, w^4 */

@@ -90,19 +90,6 @@ static int slice_take_parts(const struct linear_job *slice, int64_t first, struc
     return 0;
 }
 
-static void slice_add_residual(struct gpu_residual *sum, const struct gpu_residual *more)
-{
-    sum->error_sq += more->error_sq;
-    sum->weight_sq += more->weight_sq;
-    sum->dot += more->dot;
-    sum->quant_sq += more->quant_sq;
-    sum->clipped_sq += more->clipped_sq;
-    sum->max_abs = more->max_abs > sum->max_abs ? more->max_abs : sum->max_abs;
-    sum->weight_max = more->weight_max > sum->weight_max ? more->weight_max : sum->weight_max;
-    sum->clipped += more->clipped;
-    sum->nonfinite += more->nonfinite;
-}
-
 static int slice_tick(void *data)
 {
     const struct sliced *s = data;
@@ -130,7 +117,7 @@ static int slice_measure(struct sliced *s, struct linear_job *job, int64_t first
     struct report_facts facts = {.job = job};
 
     TRY(solved_residual(s->run, &s->weight, job, &facts.residual));
-    slice_add_residual(&s->facts.residual, &facts.residual);
+    gpu_residual_add(&s->facts.residual, &facts.residual);
     TRY(anatomy_add(&s->sums, s->run->p->gpu, s->run->stream, &s->weight, &job->dequantized,
                     anatomy_group(&job->result)));
     TRY(slice_take_parts(job, first, &s->job.result));

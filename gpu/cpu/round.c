@@ -65,19 +65,6 @@ int cpu_dequantize(struct gpu_stream *stream, const struct tensor *w, const stru
     return run_rounding(stream, dequantize_row, codes, w, scale, zero, spec);
 }
 
-static void residual_add(struct gpu_residual *sum, const struct gpu_residual *row)
-{
-    sum->error_sq += row->error_sq;
-    sum->weight_sq += row->weight_sq;
-    sum->dot += row->dot;
-    sum->quant_sq += row->quant_sq;
-    sum->clipped_sq += row->clipped_sq;
-    sum->max_abs = row->max_abs > sum->max_abs ? row->max_abs : sum->max_abs;
-    sum->weight_max = row->weight_max > sum->weight_max ? row->weight_max : sum->weight_max;
-    sum->clipped += row->clipped;
-    sum->nonfinite += row->nonfinite;
-}
-
 struct residual {
     const struct kernels *kernels;
     const float *w, *wq, *scale, *zero;
@@ -98,7 +85,7 @@ static void add_lanes(struct gpu_residual *row, const struct residual_sums *sums
                                           .weight_max = sums->largest[i],
                                           .clipped = sums->outside[i],
                                           .nonfinite = sums->nonfinite[i]};
-        residual_add(row, &lane);
+        gpu_residual_add(row, &lane);
     }
 }
 
@@ -141,7 +128,7 @@ int cpu_residual(struct gpu_stream *stream, struct gpu_residual *out, const stru
     stream_run(stream, rows, residual_row, &job);
     struct gpu_residual sum = {0};
     for (int64_t row = 0; row < rows; row++) {
-        residual_add(&sum, &job.rows[row]);
+        gpu_residual_add(&sum, &job.rows[row]);
     }
     *out = sum;
     return 0;
