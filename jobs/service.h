@@ -17,6 +17,7 @@
 
 #define SERVICE_PATH_MAX 4096
 #define SERVICE_URI_SIZE 1024       /* of a checkpoint */
+#define SERVICE_REASON_SIZE 1024    /* of a message that says why something is not there */
 #define SERVICE_PLACE_SIZE 8192     /* of its folder's path, with that of the root */
 #define SERVICE_ARTIFACT "artifact" /* in a job's folder: files of an artifact until they are blobs */
 
@@ -87,8 +88,9 @@ int service_model_open_described(const struct service *service, const json_t *ob
 /* The same for the stored object of a project (NULL: of any). */
 int service_model_open_object(const struct service *service, const char *project, const char *id,
                               enum model_reading reading, struct model **out);
-/* The checkpoint's tokenizer; *out = NULL when it has none. */
-int service_tokenizer_open(const struct model *model, struct tokenizer **out);
+/* The checkpoint's tokenizer; *out = NULL when it has none, or one that is damaged or of a kind that is not read: then
+ * reason is a text that says why, else "". Ids need no tokenizer, so that is not an error yet. */
+int service_tokenizer_open(const struct model *model, struct tokenizer **out, char reason[SERVICE_REASON_SIZE]);
 
 /* --- service_transfer.c */
 /* Delete an upload, of any project, whose last piece came before `cutoff` and that has not become a file. */

@@ -225,19 +225,24 @@ int service_model_open_object(const struct service *service, const char *project
     return service_model_open_described(service, object, reading, out);
 }
 
-int service_tokenizer_open(const struct model *model, struct tokenizer **out)
+int service_tokenizer_open(const struct model *model, struct tokenizer **out, char reason[SERVICE_REASON_SIZE])
 {
     char *text;
     size_t size;
 
+    *out = NULL;
+    reason[0] = '\0';
     int rc = model_read_tokenizer(model, &text, &size);
     if (rc == ERR_NOT_FOUND) {
-        *out = NULL;
         return 0;
     }
     if (rc == 0) {
         rc = tokenizer_new(text, size, out);
         free(text);
+    }
+    if (rc == ERR_INVALID_TOKENIZER) {
+        (void)snprintf(reason, SERVICE_REASON_SIZE, "%s", err_last()->message);
+        return 0;
     }
     return rc != 0 ? err_pass(rc, "open the tokenizer") : 0;
 }

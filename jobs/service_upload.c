@@ -25,6 +25,7 @@ struct service_upload {
     int64_t length;    /* tokens of a sequence */
     struct job_spec spec;
     struct tokenizer *tokenizer;
+    char tokenizer_error[SERVICE_REASON_SIZE]; /* "": none */
     struct chat *chat;
     struct calibration_writer *writer;
     json_t *warnings; /* of the job, with what this upload adds */
@@ -124,12 +125,14 @@ static int open_writer(struct service_upload *upload, const struct job_row *row)
     }
     upload->committed = counts->records;
     upload->length = spec_sequence_length(&upload->spec, model_config(model));
-    TRY(service_tokenizer_open(model, &upload->tokenizer));
+    TRY(service_tokenizer_open(model, &upload->tokenizer, upload->tokenizer_error));
     TRY(chat_open(model, &upload->chat));
     TRY(service_job_path(upload->service, upload->job, NULL, folder));
     TRY(service_job_path(upload->service, upload->job, TASK_CALIBRATION_LOG, upload->path));
     TRY(fs_make_dirs(folder));
     const struct calibration_reading reading = {.tokenizer = upload->tokenizer,
+                                                .tokenizer_error =
+                                                    upload->tokenizer_error[0] != '\0' ? upload->tokenizer_error : NULL,
                                                 .chat = upload->chat,
                                                 .vocab_size = model_config(model)->vocab_size,
                                                 .text_field = upload->spec.calibration.text_field,

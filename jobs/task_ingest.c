@@ -57,14 +57,15 @@ static int ingest_file(struct task *task, const struct task_records *records, st
     AUTO(blob_reader) struct blob_reader *reader = NULL;
     AUTO(calibration_writer) struct calibration_writer *writer = NULL;
     struct calibration_counts counts;
-    char path[SERVICE_PATH_MAX];
+    char path[SERVICE_PATH_MAX], reason[SERVICE_REASON_SIZE];
     int64_t size = 0;
 
     TRY(open_blob(task, records->file_id, &reader, &size));
-    TRY(service_tokenizer_open(task->model, &tokenizer));
+    TRY(service_tokenizer_open(task->model, &tokenizer, reason));
     TRY(chat_open(task->model, &chat));
     TRY(fs_path(path, sizeof(path), "%s/%s", task->directory, records->log));
     const struct calibration_reading reading = {.tokenizer = tokenizer,
+                                                .tokenizer_error = reason[0] != '\0' ? reason : NULL,
                                                 .chat = chat,
                                                 .vocab_size = model_config(task->model)->vocab_size,
                                                 .text_field = records->text_field,

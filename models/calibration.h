@@ -29,13 +29,15 @@ struct calibration_error {
 #define CALIBRATION_UNKNOWN_MAX 8    /* names that are kept */
 #define CALIBRATION_UNKNOWN_BYTES 64 /* of such a name, with its NUL */
 
-/* How lines become ids. tokenizer may be NULL: then only input_ids are accepted and {"text"} is an error. vocab_size
- * bounds ids. chat may be NULL: then messages are an error. text_field: usually "text". add_special_tokens: run the
- * tokenizer's template over texts (BOS). watch, unless NULL, is asked every few milliseconds of long work: what is
- * negative ends it. Borrowed while the writer lives.
+/* How lines become ids. tokenizer may be NULL: then only input_ids are accepted and {"text"} is an error, which refuses
+ * the line, or, where tokenizer_error says why the file that is there cannot be used, ends the reading with
+ * ERR_INVALID_TOKENIZER. vocab_size bounds ids. chat may be NULL: then messages are an error. text_field: usually
+ * "text". add_special_tokens: run the tokenizer's template over texts (BOS). watch, unless NULL, is asked every few
+ * milliseconds of long work: what is negative ends it. Borrowed while the writer lives.
  */
 struct calibration_reading {
     const struct tokenizer *tokenizer;
+    const char *tokenizer_error; /* NULL: there is a tokenizer, or the model has no file of one */
     const struct chat *chat;
     int64_t vocab_size;
     const char *text_field;

@@ -124,6 +124,13 @@ static int encode_text(struct calibration_reader *reader, const char *text, size
     return 0;
 }
 
+/* What a text needs and the model's file of a tokenizer does not give ends the reading: every other text needs it too.
+ */
+static int need_tokenizer(const struct calibration_reading *reading)
+{
+    return reading->tokenizer_error != NULL ? err_raise(ERR_INVALID_TOKENIZER, "%s", reading->tokenizer_error) : 0;
+}
+
 /* The record's text, as encode_text. */
 static int record_text(struct calibration_reader *reader, const struct json_stream *stream, enum json_token token,
                        struct line *line)
@@ -135,6 +142,7 @@ static int record_text(struct calibration_reader *reader, const struct json_stre
         record_refuse(line, ERR_INVALID_JSON, "member \"%.64s\" is there twice", reading->text_field);
     }
     line->text = true;
+    TRY(need_tokenizer(reading));
     if (token != JSON_TOKEN_STRING) {
         record_refuse(line, ERR_INVALID_PARAMETER, "member \"%.64s\" must be a string", reading->text_field);
     } else if (reading->tokenizer == NULL) {
@@ -158,6 +166,7 @@ static int record_messages(struct calibration_reader *reader, struct line *line)
     AUTO_FREE char *text = NULL;
     size_t size = 0;
 
+    TRY(need_tokenizer(reading));
     if (!json_is_array(line->messages)) {
         record_refuse(line, ERR_INVALID_PARAMETER, "member \"messages\" must be a list of objects");
     } else if ((chat.tools != NULL && !json_is_array(chat.tools)) ||

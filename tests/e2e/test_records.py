@@ -137,6 +137,32 @@ def a_second_bos_is_said():
         equal(once["warnings"] + plain["warnings"], [], "warnings without a second one")
 
 
+def words(tokenizer):
+    """Of a kind that quantd does not read."""
+    tokenizer["model"] = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+
+
+def ids_need_no_tokenizer():
+    """Of a model whose tokenizer cannot be read, ids are taken; a text is refused with the reason, and a file of texts fails its job with it."""
+    ids = lines(*[{"input_ids": [7 * i % 2000 + j for j in range(64)]} for i in range(8)])
+    with Changed(words) as changed:
+        daemon = changed.daemon
+        sent = send(daemon, job_for(daemon, changed.model), ids)
+        equal((sent["accepted"], sent["rejected"]), (8, 0), "counts")
+        job = job_for(daemon, changed.model)
+        answer = daemon.request("POST", "%s/%s/calibration?offset=0" % (JOBS, job), body=ids + lines({"text": "hello"}), headers={"Content-Type": NDJSON})
+        equal((answer.status, answer.json["code"]), (422, "invalid_tokenizer"), "a text after ids")
+        true("WordLevel" in answer.json["detail"], answer.json["detail"])
+        equal(send(daemon, job, ids)["accepted"], 8, "accepted, of ids alone, after the refusal")
+        for data, status in ((ids, "succeeded"), (lines(*[{"text": WORDS}] * 8), "failed")):
+            file = daemon.request("POST", "/v1/files?purpose=calibration", body=data, headers={"Content-Type": NDJSON}).json["id"]
+            body = gptq_body(changed.model, calibration={"file_id": file, "num_samples": 0, "sequence_length": 64})
+            state = wait_job(daemon, daemon.request("POST", JOBS, json=body).json["id"])
+            equal(state["status"], status, "the job's status (%r)" % state["error"])
+        equal(state["error"]["code"], "invalid_tokenizer", "code")
+        true("WordLevel" in state["error"]["message"], state["error"]["message"])
+
+
 def hostile_uploads_hold_nobody():
     """Four at once, of a tokenizer whose pattern never ends on a kilobyte; all others are served meanwhile."""
     with Changed(hostile) as changed:
@@ -204,5 +230,5 @@ def a_slow_tokenizer_can_be_stopped():
         true(time.monotonic() - started < 15, "the job ended after %.1f s" % (time.monotonic() - started))
 
 
-main([a_file_without_a_usable_line_says_why, masks_and_unknown_members, a_second_bos_is_said, hostile_uploads_hold_nobody,
+main([ids_need_no_tokenizer, a_file_without_a_usable_line_says_why, masks_and_unknown_members, a_second_bos_is_said, hostile_uploads_hold_nobody,
       a_hostile_file_fails_its_job, a_slow_tokenizer_can_be_stopped])
