@@ -81,6 +81,8 @@ class Evaluator:
         """Returns (mean KL, perplexity) of an artifact's decoded weights."""
         _, tensors = reference.decode_artifact(artifact)
         weights = {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for name, array in tensors.items()}
+        if self.model.config.tie_word_embeddings:
+            weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
         self.model.load_state_dict(weights, strict=True)
         _, nll, kl = self.losses()
         return kl, float(np.exp(nll))
