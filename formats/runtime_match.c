@@ -143,6 +143,10 @@ static void reason_format(const struct runtime_subject *s, const struct runtime_
             match_add(formats, sizeof(formats), last);
         }
     }
+    if (s->form == RUNTIME_INT && strcmp(formats, last) == 0 && runtime_only_group(NULL, last) != 0) {
+        MATCH_SAY(hint, "it loads %s, which has groups of %d", formats, runtime_only_group(NULL, last));
+        return;
+    }
     MATCH_SAY(hint, "it loads %s", formats);
 }
 

@@ -190,7 +190,7 @@ int runtime_only_group(const struct format_target *target, const char *format)
     int found = 0;
 
     for (const struct runtime_row *row = runtime_rows; name != NULL && row->runtime != NULL; row++) {
-        if (strcmp(row->runtime, target->runtime->name) != 0 || strcmp(row->format, name) != 0 ||
+        if ((target != NULL && strcmp(row->runtime, target->runtime->name) != 0) || strcmp(row->format, name) != 0 ||
             row->form != RUNTIME_INT) {
             continue;
         }

@@ -116,7 +116,7 @@ bool runtime_loads_scheme(const char *runtime, const char *format, const struct 
 const struct runtime_row *runtime_row_of(const struct format *format, const struct format_config *config,
                                          const struct format_target *target);
 /* The only group size of integers in this format (NULL: the only one that the target loads, but for float weights) that
- * a target loads; 0 where there are several. */
+ * a target (NULL: any runtime; then the format is named) loads; 0 where there are several. */
 int runtime_only_group(const struct format_target *target, const char *format);
 /* Runtimes that load something of this format, in the order of the table. An array of names; new reference. */
 json_t *runtime_names(const char *format);

@@ -58,6 +58,10 @@ json_t *targets_defaults(const struct format_targets *targets, const char *forma
         snprintf(note, TARGETS_NOTE_SIZE, "group_size %d was chosen, the only one that %s loads%s%s", group,
                  targets->items[i].runtime->name, format[0] != '\0' ? " in " : "", format);
     }
+    if (group == 0 && targets->count == 0 && format[0] != '\0') {
+        group = runtime_only_group(NULL, format);
+        snprintf(note, TARGETS_NOTE_SIZE, "group_size %d was chosen, the only one of %s", group, format);
+    }
     if (group == 0) {
         note[0] = '\0';
         return NULL;

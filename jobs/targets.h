@@ -12,8 +12,9 @@
 /* Read output.targets (NULL: none) and output.tensor_parallel_size. */
 void targets_parse(const json_t *list, int64_t tensor_parallel, struct format_targets *out,
                    struct validation_errors *errors);
-/* A request's "quantization" with the group size that its targets all but demand, where it leaves that open and one
- * method alone decides; *note says so. A new reference, or NULL: it stays as it is. */
+/* A request's "quantization" with the group size that its targets all but demand, or, without targets, the only one of
+ * its format, where it leaves that open and one method alone decides; *note says so. A new reference, or NULL: it stays
+ * as it is. */
 json_t *targets_defaults(const struct format_targets *targets, const char *format, const json_t *method,
                          const json_t *quantization, char note[TARGETS_NOTE_SIZE]);
 /* Refuse what a target does not load of the recipe's result. The format carries the modules. */

@@ -86,6 +86,9 @@ def chosen(daemon, model):
         notes = [row["message"] for row in job["warnings"] if row["code"] == "chosen_for_target"]
         equal(len(notes), {"gguf": 2, "awq": 1}.get(form, 0), repr(notes))
         true(all(form in note or "32" in note for note in notes), repr(notes))
+    job = daemon.request("POST", JOBS, json=body(model, output={"format": "gguf"})).json
+    equal((job["output"]["format"], job["quantization"]["group_size"]), ("gguf", 32), "a format with one group size")
+    true("group_size 32 was chosen, the only one of gguf" in [warning["message"] for warning in job["warnings"]], repr(job["warnings"]))
     given = daemon.request("POST", JOBS, json=body(model, quantization={"group_size": 64}, output={"targets": ["llama.cpp"]}))
     equal((given.status, given.json["param"]), (422, "/output/format"), "a group size that is given stays: %r" % given)
 
