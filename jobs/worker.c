@@ -1,5 +1,5 @@
-/* Which worker runs a job; and the one in the runner's own thread, on the runner's device or on another that the job
- * asked for. */
+/* Which worker runs a job; and on which device the one in a thread does: the runner's, or another that the job asked
+ * for. */
 
 #include "jobs/worker.h"
 
@@ -19,7 +19,7 @@ static int run_thread(struct runner *runner, const struct gpu_info *device, cons
     }
     told.gpu = own ? &other : &runner->gpu;
     runner->lost_until_exit = told.gpu->ops->lost_until_exit;
-    rc = pipeline_run(&told);
+    rc = worker_run_thread(&told);
     if (own) {
         gpu_close(&other);
     }

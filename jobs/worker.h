@@ -8,5 +8,7 @@
  * when it has ended, as pipeline_run does; `gpu` of the pipeline is the worker's to set. Messages come on the caller's
  * thread. The runner's thread. */
 int worker_run(struct runner *runner, const struct gpu_info *device, const struct pipeline *pipeline);
+/* The same in a thread of its own, with the `gpu` of the pipeline. */
+int worker_run_thread(const struct pipeline *pipeline);
 /* The same in a process of its own. ERR_WORKER_LOST: it crashed. */
 int worker_run_process(struct service *service, const struct gpu_info *device, const struct pipeline *pipeline);

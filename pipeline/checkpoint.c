@@ -1,8 +1,9 @@
-/* A block's outputs go to disk while the next one computes, and are committed as soon as they are there. Activations
- * are written only when that costs little next to the time since they were last written: on a fast device with many
- * tokens they are far larger than the outputs, and a disk would set the pace. A resume therefore goes back to the last
- * block with activations and runs the blocks after it again, which ends in the same bytes, without committing them
- * twice. */
+/* A block's outputs go to disk while the next one computes, and the receiver commits them as soon as they are there,
+ * while that one computes, too: the run asks for its answer where it ticks, and waits for it before it saves the next.
+ * Activations are written only when that costs little next to the time since they were last written: on a fast device
+ * with many tokens they are far larger than the outputs, and a disk would set the pace. A resume therefore goes back to
+ * the last block with activations and runs the blocks after it again, which ends in the same bytes, without committing
+ * them twice. */
 
 #include "pipeline/checkpoint.h"
 
@@ -226,22 +227,11 @@ static void close_pending(struct pending *pending)
     *pending = (struct pending){.open = false};
 }
 
-/* Files first, then the row that commits them, then the files of activations that they replace are removed. */
-static int commit_pending(struct checkpoint *checkpoint)
+/* What the receiver did with it. */
+static int end_pending(struct checkpoint *checkpoint, int rc)
 {
     struct pending *pending = &checkpoint->pending;
 
-    int rc = block_writer_wait(checkpoint->writer, pending->saved.sha256);
-    if (rc == 0) {
-        const struct message_block block = {.saved = pending->saved,
-                                            .rows = pending->rows.list,
-                                            .row_count = pending->rows.count,
-                                            .cache = &pending->cache,
-                                            .analysis = pending->analysis.list,
-                                            .analysis_count = pending->analysis.count,
-                                            .tuning = &pending->tuning};
-        rc = message_send_block_done(checkpoint->sender, &block);
-    }
     if (rc == 0) {
         checkpoint->blocks[pending->saved.index] = pending->saved;
         checkpoint->committed = pending->saved.index + 1;
@@ -254,10 +244,40 @@ static int commit_pending(struct checkpoint *checkpoint)
     return rc;
 }
 
+static int send_pending(struct checkpoint *checkpoint)
+{
+    struct pending *pending = &checkpoint->pending;
+
+    TRY(block_writer_wait(checkpoint->writer, pending->saved.sha256));
+    const struct message_block block = {.saved = pending->saved,
+                                        .rows = pending->rows.list,
+                                        .row_count = pending->rows.count,
+                                        .cache = &pending->cache,
+                                        .analysis = pending->analysis.list,
+                                        .analysis_count = pending->analysis.count,
+                                        .tuning = &pending->tuning};
+    TRY(message_send_block_done(checkpoint->sender, &block));
+    pending->sent = true;
+    return 0;
+}
+
+/* Files first, then the row that commits them, then the files of activations that they replace are removed. */
 int checkpoint_commit(struct checkpoint *checkpoint, bool wait)
 {
-    return checkpoint->pending.open && (wait || block_writer_ready(checkpoint->writer)) ? commit_pending(checkpoint)
-                                                                                        : 0;
+    struct pending *pending = &checkpoint->pending;
+    bool answered = false;
+    int rc = 0;
+
+    if (!pending->open || !(pending->sent || wait || block_writer_ready(checkpoint->writer))) {
+        return 0;
+    }
+    if (!pending->sent) {
+        rc = send_pending(checkpoint);
+    }
+    if (rc == 0) {
+        rc = message_block_answer(checkpoint->sender, wait, &answered);
+    }
+    return rc != 0 || answered ? end_pending(checkpoint, rc) : 0;
 }
 
 int checkpoint_replace(struct checkpoint *checkpoint, const struct saved_block *saved, const struct tune_curve *curve)
@@ -267,7 +287,10 @@ int checkpoint_replace(struct checkpoint *checkpoint, const struct saved_block *
     const struct message_block block = {
         .saved = *saved, .cache = &cache, .tuning = curve != NULL ? curve : &none, .again = true};
 
+    bool answered;
+
     int rc = message_send_block_done(checkpoint->sender, &block);
+    rc = rc == 0 ? message_block_answer(checkpoint->sender, true, &answered) : rc;
     if (rc == 0) {
         checkpoint->blocks[saved->index] = *saved;
     }
@@ -276,7 +299,11 @@ int checkpoint_replace(struct checkpoint *checkpoint, const struct saved_block *
 
 void checkpoint_drop(struct checkpoint *checkpoint)
 {
-    if (checkpoint->pending.open) {
+    bool answered;
+
+    if (checkpoint->pending.sent) { /* the receiver reads it until then */
+        (void)end_pending(checkpoint, message_block_answer(checkpoint->sender, true, &answered));
+    } else if (checkpoint->pending.open) {
         close_pending(&checkpoint->pending);
     }
 }

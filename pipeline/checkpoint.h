@@ -9,6 +9,7 @@
 /* A finished block that is being written: what is committed once its file is complete. */
 struct pending {
     bool open;
+    bool sent; /* its file is complete, and the receiver has not answered yet */
     bool activations_saved;
     struct saved_block saved; /* without its digest until then */
     struct report_rows rows;
@@ -65,7 +66,8 @@ int checkpoint_block(struct checkpoint *checkpoint, int64_t index, const struct 
 /* A committed block has another file: the receiver commits that. curve: of what was learned last on the complete model,
  * NULL: not with this block. */
 int checkpoint_replace(struct checkpoint *checkpoint, const struct saved_block *saved, const struct tune_curve *curve);
-/* Commit the block that is being written if its file is complete; wait: once it is. */
+/* Have the block that is being written committed if its file is complete, and hear whether it was; neither waits for
+ * the file nor for the receiver. wait: for both. */
 int checkpoint_commit(struct checkpoint *checkpoint, bool wait);
-/* Drop the block that is being written. */
+/* Drop the block that is being written, unless the receiver has it already. */
 void checkpoint_drop(struct checkpoint *checkpoint);

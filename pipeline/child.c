@@ -32,8 +32,10 @@ struct child {
     struct model *model;
     struct gpu gpu;
     struct calibration_set calibration, evaluation;
-    int stop;         /* the code to stop with, from the parent; 0: none */
-    const char *step; /* as last sent */
+    int stop;                     /* the code to stop with, from the parent; 0: none */
+    bool block_due, warning_due;  /* the parent has not answered that yet */
+    int block_code, warning_code; /* its answers */
+    const char *step;             /* as last sent */
     int64_t block, sent_ms;
 };
 
@@ -43,35 +45,42 @@ static void child_exit(void)
     _exit(1);
 }
 
-/* Read what the parent sent; wait: until its answer. Returns the answer's code. */
-static int listen_to_parent(struct child *child, bool wait)
+/* Read what the parent sent; due: until that answer has come, NULL: without waiting. Answers come in the order of
+ * what they answer, and a block is always the first. */
+static void listen_to_parent(struct child *child, const bool *due)
 {
     enum wire_kind kind;
     struct wire_in body;
     bool got;
 
-    for (;;) {
-        int rc = wire_receive(CHILD_SOCKET, &child->receiver, wait, &got, &kind, &body);
-        if (rc != 0) {
+    while (due == NULL || *due) {
+        if (wire_receive(CHILD_SOCKET, &child->receiver, due != NULL, &got, &kind, &body) != 0) {
             child_exit();
         }
         if (!got) {
-            return 0;
+            return;
         }
         int code = wire_get_code(&body);
-        if (body.bad || body.left > 0 || (kind != WIRE_STOP && kind != WIRE_ANSWER)) {
+        if (body.bad || body.left > 0) {
             child_exit();
         }
-        if (kind == WIRE_ANSWER) {
-            return code;
+        if (kind == WIRE_STOP) {
+            child->stop = code;
+        } else if (kind == WIRE_ANSWER && child->block_due) {
+            child->block_due = false;
+            child->block_code = code;
+        } else if (kind == WIRE_ANSWER && child->warning_due) {
+            child->warning_due = false;
+            child->warning_code = code;
+        } else {
+            child_exit();
         }
-        child->stop = code;
     }
 }
 
-static int stop_of(const struct child *child)
+static int stop_with(int code)
 {
-    return child->stop == 0 ? 0 : err_raise(child->stop, "stopped by the daemon");
+    return code == 0 ? 0 : err_raise(code, "stopped by the daemon");
 }
 
 static bool is_due(struct child *child, const struct message_progress *progress)
@@ -91,12 +100,11 @@ static int child_receive(void *data, const struct message *message)
 {
     struct child *child = data;
     struct wire_out body = {.data = NULL};
-    bool answered = message->kind == MESSAGE_BLOCK_DONE || message->kind == MESSAGE_WARNING;
 
     if (message->kind == MESSAGE_PROGRESS) {
-        (void)listen_to_parent(child, false);
+        listen_to_parent(child, NULL);
         if (child->stop != 0 || !is_due(child, &message->progress)) {
-            return stop_of(child);
+            return stop_with(child->stop);
         }
     }
     message_encode(message, &body);
@@ -105,11 +113,25 @@ static int child_receive(void *data, const struct message *message)
     if (rc == ERR_WORKER_LOST) {
         child_exit();
     }
-    if (rc != 0 || !answered) {
+    if (rc != 0) {
         return rc;
     }
-    int code = listen_to_parent(child, true);
-    return code != 0 ? err_raise(code, "stopped by the daemon") : 0;
+    child->block_due = child->block_due || message->kind == MESSAGE_BLOCK_DONE; /* child_answer hears of it */
+    if (message->kind == MESSAGE_WARNING) {
+        child->warning_due = true;
+        listen_to_parent(child, &child->warning_due);
+        return stop_with(child->warning_code);
+    }
+    return 0;
+}
+
+static int child_answer(void *data, bool wait, bool *answered)
+{
+    struct child *child = data;
+
+    listen_to_parent(child, wait ? &child->block_due : NULL);
+    *answered = !child->block_due;
+    return *answered ? stop_with(child->block_code) : 0;
 }
 
 /* --- the order */
@@ -229,6 +251,7 @@ static int run_order(struct child *child)
         .block_count = order->block_count,
         .rows_before = order->rows_before,
         .receive = child_receive,
+        .answer = child_answer,
         .receiver = child,
     };
     (void)pipeline_run(&pipeline); /* its last message says how it ended */

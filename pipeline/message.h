@@ -1,5 +1,6 @@
 #pragma once
-/* Messages of a run to its receiver. Plain data; what a message points to is valid during the receiver's call only. */
+/* Messages of a run to its receiver. Plain data; what a message points to is valid during the receiver's call only,
+ * except where answers come later (message_answer). */
 
 #include "base/digest.h"
 #include "base/err.h"
@@ -117,3 +118,9 @@ extern const char *const message_steps[];
  * ERR_INTERRUPTED means that it was committed and the run must stop at this boundary; any other code that it was not.
  * What is returned for the last message is ignored. */
 typedef int (*message_receiver)(void *data, const struct message *message);
+
+/* The answer to the MESSAGE_BLOCK_DONE that `receive` took last, for receivers that take one and commit it while the
+ * run continues: what the message points to is then valid until the answer is given. wait: until there is one.
+ * *answered: there is one, which the call returns, with this thread's error record; it is given once. Returns 0 without
+ * one. */
+typedef int (*message_answer)(void *data, bool wait, bool *answered);

@@ -52,6 +52,14 @@ int message_send_block_done(const struct message_sender *sender, const struct me
     return rc;
 }
 
+int message_block_answer(const struct message_sender *sender, bool wait, bool *answered)
+{
+    const struct pipeline *p = sender->p;
+
+    *answered = true;
+    return p->answer != NULL ? p->answer(p->receiver, wait, answered) : 0;
+}
+
 int message_send_end(const struct message_sender *sender, int rc, const struct evaluation_result *result)
 {
     struct message message = {.kind = MESSAGE_DONE, .done = *result};

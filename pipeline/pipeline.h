@@ -32,12 +32,13 @@ struct pipeline {
     int64_t block_count;
     int64_t rows_before; /* report rows already committed: numbering continues from here */
     message_receiver receive;
+    message_answer answer; /* NULL: what `receive` returns for a block is its answer */
     void *receiver;
 };
 
 /* Run all blocks that are not yet committed, then evaluate; the last message says how that went, and so does the answer
  * with its record. ERR_SOURCE_CORRUPT when the checkpoint of an earlier attempt is damaged: clear it and call again.
- * The receiver is called on the caller's thread. */
+ * The receiver is called on the caller's thread, and so is `answer`. */
 int pipeline_run(const struct pipeline *pipeline);
 
 /* How many of the committed blocks, from the first on, are complete and of this build's version. *usable is set

@@ -7,6 +7,7 @@
 #include "tests/unit/scratch.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <unistd.h>
 
 enum { SEQUENCES = 5, LENGTH = 64, EVAL_SEQUENCES = 2, BLOCKS = 4 };
@@ -40,6 +41,16 @@ struct world {
     double fraction;
     size_t begun;               /* blocks */
     int moved, halved, damaged; /* notices */
+    int64_t refuse_at;          /* block that the receiver fails to commit; -1 = never */
+    /* The receiver takes blocks and commits them later: */
+    bool late;
+    struct message_block waiting; /* valid until it is answered */
+    bool waits;
+    int64_t waited;                                 /* ticks since it came */
+    int64_t ignored;                                /* ticks of the run while a block waited */
+    bool refused_waiting;                           /* a tick was refused then */
+    int (*worker)(const struct pipeline *pipeline); /* NULL: pipeline_run */
+    pthread_t thread;                               /* that messages must come on */
 };
 
 static inline int on_progress(struct world *world, const struct message_progress *progress)
@@ -49,7 +60,10 @@ static inline int on_progress(struct world *world, const struct message_progress
     ck_assert(progress->fraction >= 0);
     world->fraction = progress->fraction;
     world->begun += strcmp(progress->step, "loading") == 0;
+    world->waited += world->waits;
+    world->ignored += world->waits;
     if (world->cancel_in >= 0 && world->cancel_in-- == 0) {
+        world->refused_waiting = world->waits;
         return err_raise(world->refusal != 0 ? world->refusal : ERR_CANCELLED, "refused by the test");
     }
     return 0;
@@ -95,6 +109,9 @@ static inline int on_block(struct world *world, const struct message_block *bloc
     }
     ck_assert_int_eq(index, world->block_count);
     ck_assert_int_lt(index, BLOCKS);
+    if (index == world->refuse_at) {
+        return err_raise(ERR_DISK_FULL, "not committed by the test");
+    }
     world->blocks[world->block_count++] = block->saved;
     for (int i = 0; i < block->row_count; i++) {
         ck_assert_rc_ok(report_rows_add(&world->rows, &block->rows[i]));
@@ -124,9 +141,33 @@ static inline int on_warning(struct world *world, const struct message_warning *
     return 0;
 }
 
+#define LATE_TICKS 3
+
+static inline int take_late(struct world *world, const struct message_block *block)
+{
+    ck_assert(!world->waits);
+    world->waiting = *block;
+    world->waits = true;
+    world->waited = 0;
+    return 0;
+}
+
+static inline int on_answer(void *data, bool wait, bool *answered)
+{
+    struct world *world = data;
+    ck_assert(world->waits);
+    *answered = wait || world->waited >= LATE_TICKS;
+    if (!*answered) {
+        return 0;
+    }
+    world->waits = false;
+    return on_block(world, &world->waiting);
+}
+
 static inline int on_message(void *data, const struct message *message)
 {
     struct world *world = data;
+    ck_assert(pthread_equal(pthread_self(), world->thread));
     ck_assert_int_eq(world->ended, 0);
     ck_assert_int_gt(message->host_peak_bytes, 0);
     world->times = message->times;
@@ -135,7 +176,7 @@ static inline int on_message(void *data, const struct message *message)
     case MESSAGE_PROGRESS:
         return on_progress(world, &message->progress);
     case MESSAGE_BLOCK_DONE:
-        return on_block(world, &message->block);
+        return world->late ? take_late(world, &message->block) : on_block(world, &message->block);
     case MESSAGE_WARNING:
         return on_warning(world, &message->warning);
     case MESSAGE_FAILED:
@@ -183,7 +224,7 @@ static inline void world_open_with(struct world *world, const char *method, cons
     world->calibration = (struct calibration_set){.ids = world->ids, .sequences = SEQUENCES, .length = LENGTH};
     world->evaluation =
         (struct calibration_set){.ids = world->ids + SEQUENCES * LENGTH, .sequences = EVAL_SEQUENCES, .length = LENGTH};
-    world->stop_at = world->stop_again = -1;
+    world->stop_at = world->stop_again = world->refuse_at = -1;
     world->cancel_in = -1;
 }
 
@@ -227,11 +268,13 @@ static inline int run(struct world *world, int64_t memory)
         .block_count = world->block_count,
         .rows_before = world->rows.count,
         .receive = on_message,
+        .answer = world->late ? on_answer : NULL,
         .receiver = world,
     };
+    world->thread = pthread_self();
     world->ended = 0;
     world->failure.code = 0;
-    int rc = pipeline_run(&pipeline);
+    int rc = world->worker != NULL ? world->worker(&pipeline) : pipeline_run(&pipeline);
     ck_assert_int_eq(world->ended, 1);
     ck_assert_int_eq(world->failure.code, rc);
     ck_assert(rc == 0 || strcmp(world->failure.message, err_last()->message) == 0);
