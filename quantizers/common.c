@@ -205,15 +205,21 @@ int quant_check_finite(const struct solve_context *context, const struct linear_
     return 0;
 }
 
+int quant_hessian_given(const struct layer_stats *stats, const char *method, const char *name)
+{
+    if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
+        return err_set_module(
+            err_raise(ERR_INSUFFICIENT_CALIBRATION, "%s needs calibration inputs for %s", method, name), name);
+    }
+    return 0;
+}
+
 int quant_check_hessian(const struct solve_context *context, const struct layer_stats *stats, const char *method,
                         const char *name)
 {
     int64_t index = -1;
 
-    if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
-        return err_set_module(
-            err_raise(ERR_INSUFFICIENT_CALIBRATION, "%s needs calibration inputs for %s", method, name), name);
-    }
+    TRY(quant_hessian_given(stats, method, name));
     TRY(context->gpu->ops->find_nonfinite(context->stream, &index, &stats->hessian));
     if (index >= 0) {
         int rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,

@@ -109,6 +109,9 @@ float quant_store_scale(float scale, enum dtype dtype);
 int quant_check_shape(int64_t rows, int64_t cols);
 /* ERR_NON_FINITE_VALUE names the first NaN or Inf of job's weight. */
 int quant_check_finite(const struct solve_context *context, const struct linear_job *job);
+/* Whether stats have the Hessian that `method` needs for the linear `name`: ERR_INSUFFICIENT_CALIBRATION where they do
+ * not (stats may be NULL), which names the linear. */
+int quant_hessian_given(const struct layer_stats *stats, const char *method, const char *name);
 /* The Hessian that `method` needs for the linear `name`: ERR_INSUFFICIENT_CALIBRATION where stats have none (stats may
  * be NULL), ERR_NON_FINITE_VALUE where it is not finite; both name the linear. */
 int quant_check_hessian(const struct solve_context *context, const struct layer_stats *stats, const char *method,

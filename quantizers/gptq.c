@@ -43,13 +43,13 @@
 
 /* The weight's rows from `first` on again in w, with dead columns zeroed. */
 static int gptq_load_rows(const struct gptq_input *input, const struct linear_job *job, const struct tensor *w,
-                          int64_t first, int64_t *dead)
+                          int64_t first)
 {
     const struct solve_context *context = input->context;
     struct tensor weight = tensor_rows(job->weight, first, w->shape[0]);
 
     TRY(context->gpu->ops->convert(context->stream, w, &weight));
-    return context->gpu->ops->zero_dead(context->stream, w, &input->stats->hessian, dead);
+    return input->dead > 0 ? context->gpu->ops->zero_dead(context->stream, w, &input->stats->hessian, NULL) : 0;
 }
 
 /* The output error of min-max rounding, or as much of it as reaches `enough`. Uses work->w. */
@@ -73,12 +73,12 @@ static int gptq_rounding_error(const struct gptq_input *input, const struct line
     TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &all_scales));
     TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &all_zeros));
     for (int64_t first = 0; first < rows && sum < enough; first += slice) {
-        int64_t count = rows - first < slice ? rows - first : slice, dead;
+        int64_t count = rows - first < slice ? rows - first : slice;
         struct tensor weight = tensor_rows(job->weight, first, count), w = tensor_rows(&work->w, first, count);
         struct tensor codes = tensor_rows(&all_codes, 0, count);
         struct tensor scale = tensor_rows(&all_scales, 0, count), zero = tensor_rows(&all_zeros, 0, count);
         double lost = 0;
-        TRY(gptq_load_rows(input, job, &w, first, &dead));
+        TRY(gptq_load_rows(input, job, &w, first));
         TRY(quant_round_nearest(gpu, context->stream, &grid, &w, &codes, &scale, &zero));
         TRY(gpu->ops->output_error(context->stream, &lost, NULL, &weight, &w, &input->stats->hessian));
         sum += lost;
@@ -93,7 +93,7 @@ static int gptq_take_rounding(const struct gptq_input *input, struct linear_job 
     const struct solve_context *context = input->context;
 
     work->grid.mse = false;
-    TRY(gptq_load_rows(input, job, &work->w, 0, &job->dead_columns));
+    TRY(gptq_load_rows(input, job, &work->w, 0));
     work->rounded = true;
     return quant_round_nearest(context->gpu, context->stream, &work->grid, &work->w, &work->codes, &work->scale,
                                &work->zero);
@@ -135,7 +135,7 @@ static int gptq_sweep_again(const struct gptq_input *input, struct linear_job *j
     struct linear_job again = *job;
 
     TRY(quant_work_init(context, job, &work));
-    TRY(gptq_load_rows(input, job, &work.w, 0, &again.dead_columns));
+    TRY(gptq_load_rows(input, job, &work.w, 0));
     TRY(ops->convert(context->stream, &work.scale, &best->scale));
     TRY(ops->convert(context->stream, &work.zero, &best->zero));
     TRY(ops->sweep(context->stream, &work.codes, &work.w, &input->u, &work.scale, &work.zero, input->order,
@@ -182,7 +182,8 @@ static int gptq_solve_target(const struct gptq_input *input, struct linear_job *
     AUTO(quant_work) struct quant_work work = {0};
 
     TRY(quant_work_init(context, job, &work));
-    TRY(gptq_load_rows(input, job, &work.w, 0, &job->dead_columns));
+    TRY(gptq_load_rows(input, job, &work.w, 0));
+    job->dead_columns = input->dead;
     TRY(search_grid(context, &work, search, &input->importance, SEARCH_NORM, NULL));
     TRY(gptq_choose_codes(input, job, &work));
     TRY(search_refine(context, &input->stats->hessian, job, &work));

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -93,6 +94,9 @@ static int gptq_input_factor(struct gptq_input *input, double damp_percent)
 
     TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, (const int64_t[]){n, n}, &input->u));
     int rc = gptq_input_try(input, &input->stats->hessian, damp);
+    if (rc == ERR_NOT_POSITIVE_DEFINITE) {
+        TRY(quant_check_hessian(input->context, input->stats, "gptq", input->first));
+    }
     while (rc == ERR_NOT_POSITIVE_DEFINITE && damp < 1.0) {
         damp = damp * 10 < 1.0 ? damp * 10 : 1.0;
         TRY(quant_tick(input->context));
@@ -109,16 +113,33 @@ static int gptq_input_factor(struct gptq_input *input, double damp_percent)
     return rc;
 }
 
+/* What is decided on the host comes from one trip of the diagonal. No element of a sum of x x^T is larger than the
+ * diagonal's, so that one which is finite leaves little to look for in the rest: gptq_input_factor does where a pivot
+ * says so. */
+static int gptq_input_diagonal(struct gptq_input *input)
+{
+    const struct layer_stats *stats = input->stats;
+    bool finite = true;
+
+    TRY(quant_diagonal(input->context, stats, &input->diagonal));
+    for (int64_t j = 0; j < stats->columns; j++) {
+        input->dead += input->diagonal[j] == 0.0f;
+        finite = finite && isfinite(input->diagonal[j]);
+    }
+    return finite ? 0 : quant_check_hessian(input->context, stats, "gptq", input->first);
+}
+
 int gptq_input_init(const struct solve_context *context, const struct layer_stats *stats, const char *first,
                     double damp_percent, bool act_order, struct gptq_input *input)
 {
-    *input = (struct gptq_input){.context = context, .stats = stats};
-    TRY(quant_check_hessian(context, stats, "gptq", first));
-    TRY(quant_diagonal(context, stats, &input->diagonal));
+    *input = (struct gptq_input){.context = context, .stats = stats, .first = first};
+    TRY(quant_hessian_given(stats, "gptq", first));
+    TRY(gptq_input_diagonal(input));
     if (act_order) {
         TRY(gptq_input_order(input));
     }
-    TRY(quant_importance(context, stats, &input->importance));
+    TRY(gpu_tensor_from_host(context->gpu, context->stream, DTYPE_F32, 1, &stats->columns, input->diagonal,
+                             &input->importance));
     return gptq_input_factor(input, damp_percent);
 }
 

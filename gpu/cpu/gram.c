@@ -144,6 +144,8 @@ int cpu_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struc
     if (count > 0) {
         stream_run(stream, matrix_rows(w), zero_row, &job);
     }
-    *dead = count;
+    if (dead != NULL) {
+        *dead = count;
+    }
     return 0;
 }

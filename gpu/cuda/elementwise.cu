@@ -309,7 +309,9 @@ static __global__ void zero_dead_kernel(float *w, const float *h, int64_t n, int
 
 int launch_zero_dead(float *w, const float *h, int64_t rows, int64_t n, cudaStream_t stream)
 {
-    launch(zero_dead_kernel, flat_blocks(rows * n, THREADS), THREADS, 0, stream, w, h, n, rows * n);
+    if (rows * n > 0) {
+        launch(zero_dead_kernel, flat_blocks(rows * n, THREADS), THREADS, 0, stream, w, h, n, rows * n);
+    }
     return (int)cudaGetLastError();
 }
 

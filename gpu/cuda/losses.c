@@ -267,18 +267,19 @@ int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor
 
 int cuda_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead)
 {
-    int64_t n = matrix_cols(w), count = 0;
+    int64_t n = matrix_cols(w);
     AUTO_FREE float *diagonal = NULL;
 
+    TRY(cuda_begin(stream->device));
+    TRY(cuda_ok(stream->device, launch_zero_dead(w->data, h->data, matrix_rows(w), n, stream->stream), "zero_dead"));
+    if (dead == NULL) {
+        return 0;
+    }
     TRY(mem_buffer(&diagonal, (size_t)n));
     TRY(cuda_diagonal(stream, diagonal, h));
+    *dead = 0;
     for (int64_t j = 0; j < n; j++) {
-        count += diagonal[j] == 0.0f;
+        *dead += diagonal[j] == 0.0f;
     }
-    if (count > 0) {
-        TRY(cuda_ok(stream->device, launch_zero_dead(w->data, h->data, matrix_rows(w), n, stream->stream),
-                    "zero_dead"));
-    }
-    *dead = count;
     return 0;
 }

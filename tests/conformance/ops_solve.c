@@ -509,11 +509,14 @@ int body_output_error(struct ops_rig *rig, int variant, struct ops_output *out)
 int body_zero_dead(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     int64_t dead = -1;
-    struct tensor w, h;
+    struct tensor w, other, h;
 
     TRY(ops_hessian(rig, variant, &h)); /* column 3 is dead */
     TRY(ops_random(rig, DTYPE_F32, 11, variant, 46, &w));
+    TRY(ops_random(rig, DTYPE_F32, 5, variant, 47, &other));
     TRY(rig->gpu.ops->zero_dead(rig->stream, &w, &h, &dead));
+    TRY(rig->gpu.ops->zero_dead(rig->stream, &other, &h, NULL));
     TRY(ops_put_number(out, (double)dead));
-    return ops_put(rig, out, &w);
+    TRY(ops_put(rig, out, &w));
+    return ops_put(rig, out, &other);
 }

@@ -78,6 +78,13 @@ START_TEST(dead_columns_are_zeroed)
     for (int i = 0; i < 7 * 20; i++) {
         ck_assert((floats(&w)[i] == 0.0f) == (i % 20 == 4 || i % 20 == 19));
     }
+    for (int i = 0; i < 7 * 20; i++) {
+        floats(&w)[i] = 1;
+    }
+    ck_assert_rc_ok(rig.ops->zero_dead(rig.stream, &w, &h, NULL));
+    for (int i = 0; i < 7 * 20; i++) {
+        ck_assert((floats(&w)[i] == 0.0f) == (i % 20 == 4 || i % 20 == 19));
+    }
     ck_assert_int_eq(rig.ops->zero_dead(rig.stream, &w, &w, &dead), ERR_INTERNAL);
     ck_assert_int_eq(rig.ops->gram(rig.stream, &w, &x), ERR_INTERNAL);
     ck_assert_int_eq(rig.ops->symmetrize(rig.stream, &w, 1.0), ERR_INTERNAL);

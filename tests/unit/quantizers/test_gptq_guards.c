@@ -171,6 +171,93 @@ START_TEST(what_is_not_finite_is_named)
 }
 END_TEST
 
+/* Off the diagonal, where only the factor sees it. */
+START_TEST(what_is_not_finite_is_named_wherever_it_is)
+{
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    static const int64_t places[][2] = {{0, 1}, {0, K - 1}, {K / 2, K / 2 + 1}, {K - 2, K - 1}, {3, 3}, {K - 1, K - 1}};
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        char at[32];
+        int64_t row = places[i][0], col = places[i][1];
+        struct problem p;
+        problem_open(&p, N, K);
+        const struct quantizer *method = quantizer_find("gptq");
+        struct solve_context context = context_of(&p.rig, DTYPE_F16);
+        for (int act_order = 0; act_order < 2; act_order++) {
+            void *params = params_new(method, act_order ? "{\"act_order\":true}" : "{\"act_order\":false}");
+            struct linear_job job = job_of(&p.w, params);
+            *hessian_at(&p, row, col) = *hessian_at(&p, col, row) = bad[_i];
+            ck_assert_int_eq(method->solve(&context, &p.stats, &job, 1), ERR_NON_FINITE_VALUE);
+            snprintf(at, sizeof(at), "[%lld, %lld]", (long long)row, (long long)col);
+            ck_assert_ptr_nonnull(strstr(err_last()->message, at));
+            params_free(method, params);
+        }
+        problem_close(&p);
+    }
+}
+END_TEST
+
+static const struct gpu_ops *real_ops;
+static int diagonals, dead_counts, dead_calls, scans;
+
+static int counted_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h)
+{
+    diagonals++;
+    return real_ops->diagonal(stream, host, h);
+}
+
+static int counted_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead)
+{
+    dead_calls++;
+    dead_counts += dead != NULL;
+    return real_ops->zero_dead(stream, w, h, dead);
+}
+
+static int counted_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct tensor *x)
+{
+    scans++;
+    return real_ops->find_nonfinite(stream, index, x);
+}
+
+/* What linears of one input wait for a device for: its diagonal once, a scan of each weight, and of H none. */
+START_TEST(an_input_is_fetched_once)
+{
+    struct problem p;
+    problem_open(&p, N, K);
+    const struct quantizer *method = quantizer_find("gptq");
+    struct solve_context context = context_of(&p.rig, DTYPE_F16);
+    struct gpu counted = *context.gpu;
+    struct gpu_ops ops = *context.gpu->ops;
+    void *params = params_new(method, "{\"bits\":3,\"group_size\":32,\"quality\":\"fast\"}");
+    struct tensor views[3] = {tensor_rows(&p.w, 0, 8), tensor_rows(&p.w, 8, 15), tensor_rows(&p.w, 23, 1)};
+
+    real_ops = context.gpu->ops;
+    ops.diagonal = counted_diagonal;
+    ops.zero_dead = counted_zero_dead;
+    ops.find_nonfinite = counted_find_nonfinite;
+    counted.ops = &ops;
+    context.gpu = &counted;
+    for (int dead = 0; dead < 2; dead++) {
+        struct linear_job jobs[3] = {job_of(&views[0], params), job_of(&views[1], params), job_of(&views[2], params)};
+        for (int64_t j = 0; dead > 0 && j < K; j++) {
+            *hessian_at(&p, 5, j) = *hessian_at(&p, j, 5) = 0;
+        }
+        diagonals = dead_counts = dead_calls = scans = 0;
+        ck_assert_rc_ok(method->solve(&context, &p.stats, jobs, 3));
+        ck_assert_int_eq(diagonals, 1);
+        ck_assert_int_eq(scans, 3);
+        ck_assert_int_eq(dead_counts, 0);
+        ck_assert_int_eq(dead_calls > 0, dead);
+        for (int i = 0; i < 3; i++) {
+            ck_assert_int_eq(jobs[i].dead_columns, dead);
+            qtensor_deinit(&jobs[i].result);
+        }
+    }
+    params_free(method, params);
+    problem_close(&p);
+}
+END_TEST
+
 /* Linears of one input share the factor and come out as if solved alone. */
 START_TEST(siblings_are_solved_as_if_alone)
 {
@@ -261,6 +348,8 @@ int main(void)
     tcase_add_test(tcase, dead_columns_are_zeroed);
     tcase_add_test(tcase, an_input_that_is_always_zero);
     tcase_add_loop_test(tcase, what_is_not_finite_is_named, 0, 3);
+    tcase_add_loop_test(tcase, what_is_not_finite_is_named_wherever_it_is, 0, 3);
+    tcase_add_test(tcase, an_input_is_fetched_once);
     tcase_add_test(tcase, siblings_are_solved_as_if_alone);
     tcase_add_test(tcase, tick_stops_between_linears);
     tcase_add_test(tcase, what_is_not_offered_is_refused_with_its_reason);
