@@ -1,12 +1,13 @@
 /* Writes a finished block to its file while the next block computes: codes leave the device on a stream of their own,
- * are packed, written, synced and hashed. One block at a time, by a thread that lives as long as that takes. The rows
- * that commit the file are checkpoint.c's. */
+ * are packed, written, synced and hashed, and freed memory goes back to the system. One block at a time, by a thread
+ * that lives as long as that takes. The rows that commit the file are checkpoint.c's. */
 
 #include "pipeline/block_writer.h"
 
 #include "base/err.h"
 #include "base/fs.h"
 
+#include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -147,6 +148,7 @@ static void *writer_main(void *data)
     writer->rc = writer_save(writer);
     err_take(&writer->error);
     block_outputs_deinit(&writer->outputs, writer->gpu);
+    (void)malloc_trim(0); /* a block's worth of freed memory goes back, so that peaks do not add up */
     atomic_store(&writer->ready, true);
     return NULL;
 }

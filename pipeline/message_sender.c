@@ -4,7 +4,6 @@
 
 #include "base/host.h"
 
-#include <malloc.h>
 #include <stdio.h>
 
 static int send_message(const struct message_sender *sender, struct message *message)
@@ -47,9 +46,7 @@ int message_send_block_done(const struct message_sender *sender, const struct me
 {
     struct message message = {.kind = MESSAGE_BLOCK_DONE, .block = *block};
 
-    int rc = send_message(sender, &message);
-    (void)malloc_trim(0); /* a block's worth of freed memory goes back, so that peaks do not add up */
-    return rc;
+    return send_message(sender, &message);
 }
 
 int message_block_answer(const struct message_sender *sender, bool wait, bool *answered)

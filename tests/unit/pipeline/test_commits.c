@@ -2,6 +2,9 @@
 
 #include "tests/unit/pipeline/pipeline_rig.h"
 
+#include <malloc.h>
+#include <stdatomic.h>
+
 static void open_late(struct world *w)
 {
     world_open(w, "gptq", 1);
@@ -22,6 +25,32 @@ START_TEST(test_late_answers_change_nothing)
     ck_assert_int_ge(late.ignored, (BLOCKS - 1) * LATE_TICKS);
     world_close(&direct);
     world_close(&late);
+}
+END_TEST
+
+static pthread_t runs;
+static atomic_int trims, trims_of_the_run;
+
+/* In place of the library's. */
+int malloc_trim(size_t pad)
+{
+    (void)pad;
+    trims++;
+    trims_of_the_run += pthread_equal(pthread_self(), runs) != 0;
+    return 0;
+}
+
+/* Giving pages back takes locks and system calls, which the run does not wait for. */
+START_TEST(test_memory_goes_back_off_the_run)
+{
+    struct world w;
+    world_open(&w, "gptq", 1);
+    runs = pthread_self();
+    trims = trims_of_the_run = 0;
+    ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_int_eq(trims, BLOCKS);
+    ck_assert_int_eq(trims_of_the_run, 0);
+    world_close(&w);
 }
 END_TEST
 
@@ -78,5 +107,5 @@ START_TEST(test_cancelled_while_a_block_waits)
 }
 END_TEST
 
-UNIT_MAIN("pipeline_commits", test_late_answers_change_nothing, test_interruption_is_heard_late,
-          test_failed_commit_ends_the_run, test_cancelled_while_a_block_waits)
+UNIT_MAIN("pipeline_commits", test_late_answers_change_nothing, test_memory_goes_back_off_the_run,
+          test_interruption_is_heard_late, test_failed_commit_ends_the_run, test_cancelled_while_a_block_waits)
