@@ -9,43 +9,77 @@
 #include "base/mem.h"
 
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define FLOOR_FIRST 1e-6 /* of the diagonal's maximum; tenfold at each try */
 #define FLOOR_TRIES 6
+#define SIGN 0x80000000U
+#define DIGIT_BITS 11 /* three of them are a key */
+#define DIGITS (1 << DIGIT_BITS)
 
-struct ranked {
-    float weight;
-    int32_t column;
-};
-
-static int gptq_by_falling_weight(const void *a, const void *b)
+/* Larger for smaller values; -0 counts as 0. */
+static uint32_t gptq_falling_key(float value)
 {
-    const struct ranked *x = a, *y = b;
+    uint32_t bits;
 
-    if (x->weight != y->weight) {
-        return x->weight < y->weight ? 1 : -1;
-    }
-    return x->column < y->column ? -1 : x->column > y->column;
+    value += 0.0f;
+    memcpy(&bits, &value, sizeof(bits));
+    return (bits & SIGN) != 0 ? bits : ~(bits | SIGN);
 }
 
-/* Columns by falling diagonal, ties by index. */
+struct ranked {
+    uint32_t key;
+    int32_t index;
+};
+
+/* By one digit of the key, those with equal ones as they were. */
+static void gptq_sort_digit(const struct ranked *from, struct ranked *to, int64_t count, int shift)
+{
+    int64_t begin[DIGITS] = {0};
+
+    for (int64_t i = 0; i < count; i++) {
+        begin[from[i].key >> shift & (DIGITS - 1)]++;
+    }
+    for (int64_t digit = 0, sum = 0; digit < DIGITS; digit++) {
+        int64_t next = sum + begin[digit];
+        begin[digit] = sum;
+        sum = next;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        to[begin[from[i].key >> shift & (DIGITS - 1)]++] = from[i];
+    }
+}
+
+/* Three passes over digits take a tenth of what comparing takes, and a device waits for it. */
+int gptq_falling_order(const float *values, int64_t count, int32_t *order)
+{
+    AUTO_FREE struct ranked *ranks = NULL;
+    AUTO_FREE struct ranked *sorted = NULL;
+
+    TRY(mem_buffer(&ranks, (size_t)count));
+    TRY(mem_buffer(&sorted, (size_t)count));
+    for (int64_t i = 0; i < count; i++) {
+        ranks[i] = (struct ranked){gptq_falling_key(values[i]), (int32_t)i};
+    }
+    gptq_sort_digit(ranks, sorted, count, 0);
+    gptq_sort_digit(sorted, ranks, count, DIGIT_BITS);
+    gptq_sort_digit(ranks, sorted, count, 2 * DIGIT_BITS);
+    for (int64_t i = 0; i < count; i++) {
+        order[i] = sorted[i].index;
+    }
+    return 0;
+}
+
+/* Columns by falling diagonal. */
 static int gptq_input_order(struct gptq_input *input)
 {
     int64_t n = input->stats->columns;
-    AUTO_FREE struct ranked *ranks = NULL;
 
-    TRY(mem_buffer(&ranks, (size_t)n));
     TRY(mem_buffer(&input->order, (size_t)n));
-    for (int64_t i = 0; i < n; i++) {
-        ranks[i] = (struct ranked){input->diagonal[i], (int32_t)i};
-    }
-    qsort(ranks, (size_t)n, sizeof(*ranks), gptq_by_falling_weight);
-    for (int64_t i = 0; i < n; i++) {
-        input->order[i] = ranks[i].column;
-    }
-    return 0;
+    return gptq_falling_order(input->diagonal, n, input->order);
 }
 
 /* Factor h with one damping; ERR_NOT_POSITIVE_DEFINITE when it takes more. */

@@ -23,5 +23,7 @@ struct gptq_input {
  * without u, and its note says so. Deinit also after a failure. */
 int gptq_input_init(const struct solve_context *context, const struct layer_stats *stats, const char *first,
                     double damp_percent, bool act_order, struct gptq_input *input);
+/* order[count]: indices of finite values, the largest first, equal ones as they come. */
+int gptq_falling_order(const float *values, int64_t count, int32_t *order);
 void gptq_input_deinit(struct gptq_input *input); /* zeroed is fine */
 CLEANUP_DEINIT(gptq_input, struct gptq_input, gptq_input_deinit)

@@ -1,6 +1,7 @@
 /* GPTQ where its input is not fit for it: damping, rounding in its place, dead columns, values that are not finite, and
  * parameters that are refused. */
 
+#include "quantizers/gptq_input.h"
 #include "tests/unit/quantizers/gptq.h"
 
 #include <stdio.h>
@@ -258,6 +259,45 @@ START_TEST(an_input_is_fetched_once)
 }
 END_TEST
 
+struct expected {
+    float value;
+    int32_t index;
+};
+
+static int by_falling_value(const void *a, const void *b)
+{
+    const struct expected *x = a, *y = b;
+    if (x->value != y->value) {
+        return x->value < y->value ? 1 : -1;
+    }
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+START_TEST(order_is_falling_and_stable)
+{
+    enum { MOST = 5000 };
+    static const float special[] = {0, -0.0F, 1e-45F, -1e-45F, 3.4e38F, -3.4e38F, 1, -1, 65536, 1e-38F};
+    static float values[MOST];
+    static int32_t order[MOST];
+    static struct expected expected[MOST];
+    static const int64_t counts[] = {0, 1, 2, 10, 1000, MOST};
+    uint64_t seed = 11;
+    for (int64_t i = 0; i < MOST; i++) {
+        values[i] = i % 3 == 0 ? special[i / 3 % 10] : (float)(random_bits(&seed) % 4000) * 0.37F - 200;
+    }
+    for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
+        for (int64_t i = 0; i < counts[c]; i++) {
+            expected[i] = (struct expected){values[i], (int32_t)i};
+        }
+        qsort(expected, (size_t)counts[c], sizeof(expected[0]), by_falling_value);
+        ck_assert_rc_ok(gptq_falling_order(values, counts[c], order));
+        for (int64_t i = 0; i < counts[c]; i++) {
+            ck_assert_int_eq(order[i], expected[i].index);
+        }
+    }
+}
+END_TEST
+
 /* Linears of one input share the factor and come out as if solved alone. */
 START_TEST(siblings_are_solved_as_if_alone)
 {
@@ -350,6 +390,7 @@ int main(void)
     tcase_add_loop_test(tcase, what_is_not_finite_is_named, 0, 3);
     tcase_add_loop_test(tcase, what_is_not_finite_is_named_wherever_it_is, 0, 3);
     tcase_add_test(tcase, an_input_is_fetched_once);
+    tcase_add_test(tcase, order_is_falling_and_stable);
     tcase_add_test(tcase, siblings_are_solved_as_if_alone);
     tcase_add_test(tcase, tick_stops_between_linears);
     tcase_add_test(tcase, what_is_not_offered_is_refused_with_its_reason);
