@@ -199,7 +199,7 @@ START_TEST(what_is_not_finite_is_named_wherever_it_is)
 END_TEST
 
 static const struct gpu_ops *real_ops;
-static int diagonals, dead_counts, dead_calls, scans;
+static int diagonals, dead_counts, dead_calls, scans, downloads;
 
 static int counted_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h)
 {
@@ -219,6 +219,56 @@ static int counted_find_nonfinite(struct gpu_stream *stream, int64_t *index, con
     scans++;
     return real_ops->find_nonfinite(stream, index, x);
 }
+
+static int counted_download(struct gpu_stream *stream, void *host, const void *device, size_t bytes)
+{
+    downloads++;
+    return real_ops->download(stream, host, device, bytes);
+}
+
+/* Codes and scales, and zeros only where they are not all the same. */
+START_TEST(zeros_of_a_symmetric_grid_stay)
+{
+    static const char *const settings[] = {
+        "{\"bits\":3,\"group_size\":32,\"sym\":false}", "{\"bits\":3,\"group_size\":32}",
+        "{\"bits\":4,\"group_size\":32,\"quality\":\"fast\"}", "{\"bits\":8,\"group_size\":64,\"quality\":\"best\"}",
+        "{\"bits\":2,\"group_size\":-1,\"scale_search\":\"minmax\",\"signed_scales\":false}"};
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+        struct problem p;
+        problem_open(&p, N, K);
+        const struct quantizer *method = quantizer_find("gptq");
+        struct solve_context context = context_of(&p.rig, DTYPE_F16);
+        struct gpu counted = *context.gpu;
+        struct gpu_ops ops = *context.gpu->ops;
+        void *params = params_new(method, settings[i]);
+        struct linear_job job = job_of(&p.w, params);
+
+        real_ops = context.gpu->ops;
+        ops.download = counted_download;
+        counted.ops = &ops;
+        context.gpu = &counted;
+        downloads = 0;
+        ck_assert_rc_ok(method->solve(&context, &p.stats, &job, 1));
+        ck_assert_int_eq(downloads, i == 0 ? 3 : 2);
+        context.gpu = &p.rig.gpu;
+        context.on_device = true;
+        struct linear_job kept = job_of(&p.w, params);
+        ck_assert_rc_ok(method->solve(&context, &p.stats, &kept, 1));
+        for (int64_t at = 0; at < tensor_count(&kept.zero); at++) {
+            ck_assert_double_eq((double)floats(&kept.zero)[at], kept.result.zeros[at]);
+            ck_assert_uint_eq(job.result.zeros[at], kept.result.zeros[at]);
+        }
+        gpu_tensor_free(context.gpu, &kept.codes);
+        gpu_tensor_free(context.gpu, &kept.scale);
+        gpu_tensor_free(context.gpu, &kept.zero);
+        gpu_tensor_free(context.gpu, &kept.dequantized);
+        qtensor_deinit(&kept.result);
+        qtensor_deinit(&job.result);
+        params_free(method, params);
+        problem_close(&p);
+    }
+}
+END_TEST
 
 /* What linears of one input wait for a device for: its diagonal once, a scan of each weight, and of H none. */
 START_TEST(an_input_is_fetched_once)
@@ -390,6 +440,7 @@ int main(void)
     tcase_add_loop_test(tcase, what_is_not_finite_is_named, 0, 3);
     tcase_add_loop_test(tcase, what_is_not_finite_is_named_wherever_it_is, 0, 3);
     tcase_add_test(tcase, an_input_is_fetched_once);
+    tcase_add_test(tcase, zeros_of_a_symmetric_grid_stay);
     tcase_add_test(tcase, order_is_falling_and_stable);
     tcase_add_test(tcase, siblings_are_solved_as_if_alone);
     tcase_add_test(tcase, tick_stops_between_linears);
