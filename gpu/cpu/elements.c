@@ -8,17 +8,17 @@
 
 #include <math.h>
 
-#define CHUNK 16384   /* columns of a task, about */
-#define INT8_ZERO 128 /* the code of 0 */
+#define CHUNK 16384 /* columns of a task, about */
 
 struct tiles {
+    const struct kernels *kernels;
     float *w, *scale; /* scale: per tensor, or the ranges of single rows */
     uint8_t *codes;
     const struct gpu_tiles *spec;
     int64_t rows, cols, groups; /* groups: tiles side by side */
     int64_t chunks, width;      /* tasks for a row; tiles of each */
-    float middles[15];          /* of NF4 */
-    float values[256];          /* of the codes */
+    float middles[16];          /* of NF4, and one that is not used */
+    float values[16];           /* of the codes of four bits */
 };
 
 /* The part of a row that a task has: tiles [first, end). */
@@ -34,9 +34,10 @@ static struct part part_of(const struct tiles *job, int64_t task)
                          first + job->width < job->groups ? first + job->width : job->groups};
 }
 
-static struct tiles tiles_job(const struct tensor *w, const struct gpu_tiles *spec)
+static struct tiles tiles_job(const struct gpu_stream *stream, const struct tensor *w, const struct gpu_tiles *spec)
 {
-    struct tiles job = {.w = w->data, .spec = spec, .rows = matrix_rows(w), .cols = matrix_cols(w)};
+    struct tiles job = {
+        .kernels = stream->device->kernels, .w = w->data, .spec = spec, .rows = matrix_rows(w), .cols = matrix_cols(w)};
 
     job.groups = tiles_of(job.cols, spec->cols);
     job.width = spec->cols < CHUNK ? CHUNK / spec->cols : 1;
@@ -44,7 +45,7 @@ static struct tiles tiles_job(const struct tensor *w, const struct gpu_tiles *sp
     for (int i = 0; i < 15; i++) {
         job.middles[i] = (dtype_nf4_levels[i] + dtype_nf4_levels[i + 1]) / 2.0f;
     }
-    for (int code = 0; code < 256; code++) {
+    for (int code = 0; code < 16; code++) {
         job.values[code] = dtype_decode(spec->element, (uint8_t)code);
     }
     return job;
@@ -58,19 +59,14 @@ static void range_part(void *ctx, int64_t task)
     for (int64_t g = part.first; g < part.end; g++) {
         const float *w = job->w + part.row * job->cols + g * job->spec->cols;
         int64_t count = tile_size(job->cols, job->spec->cols, g);
-        float range = 0;
-        for (int64_t i = 0; i < count; i++) {
-            float magnitude = fabsf(w[i]);
-            range = magnitude > range ? magnitude : range;
-        }
-        job->scale[part.row * job->groups + g] = range;
+        job->scale[part.row * job->groups + g] = job->kernels->input_range(w, NULL, count);
     }
 }
 
 int cpu_tile_range(struct gpu_stream *stream, const struct tensor *max, const struct tensor *w,
                    const struct gpu_tiles *spec)
 {
-    struct tiles job = tiles_job(w, spec);
+    struct tiles job = tiles_job(stream, w, spec);
     TRY(scratch_reserve(stream, scratch_size(job.rows * job.groups, sizeof(float)), 0));
     float *out = max->data;
     job.scale = scratch_shared(stream);
@@ -88,51 +84,18 @@ int cpu_tile_range(struct gpu_stream *stream, const struct tensor *max, const st
     return 0;
 }
 
-static void elements_encode_nf4(uint8_t *codes, const float *w, int64_t count, float scale, const float *middles)
+static void encode_run(uint8_t *codes, const float *w, int64_t count, float scale, const struct tiles *job)
 {
     float inverse = 1.0f / scale;
 
-    if (scale == 0 || !isfinite(inverse)) {
+    if (job->spec->element != DTYPE_NF4) {
+        job->kernels->encode_elements(codes, w, count, scale, job->spec->element);
+    } else if (scale == 0 || !isfinite(inverse)) {
         for (int64_t i = 0; i < count; i++) {
             codes[i] = dtype_f32_to_nf4(scale == 0 ? 0.0f : w[i] / scale);
         }
-        return;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        float x = w[i] * inverse;
-        int code = 0;
-        for (int k = 0; k < 15; k++) {
-            code += x > middles[k];
-        }
-        codes[i] = (uint8_t)code;
-    }
-}
-
-static void encode_run(uint8_t *codes, const float *w, int64_t count, float scale, const struct tiles *job)
-{
-    switch (job->spec->element) {
-    case DTYPE_NF4:
-        elements_encode_nf4(codes, w, count, scale, job->middles);
-        break;
-    case DTYPE_I8:
-        for (int64_t i = 0; i < count; i++) {
-            codes[i] = (uint8_t)(INT8_ZERO + (int)fminf(fmaxf(rintf(w[i] / scale), -127.0f), 127.0f));
-        }
-        break;
-    case DTYPE_F8_E5M2:
-        for (int64_t i = 0; i < count; i++) {
-            codes[i] = dtype_f32_to_e5m2(w[i] / scale);
-        }
-        break;
-    case DTYPE_F4_E2M1:
-        for (int64_t i = 0; i < count; i++) {
-            codes[i] = dtype_f32_to_e2m1(w[i] / scale);
-        }
-        break;
-    default:
-        for (int64_t i = 0; i < count; i++) {
-            codes[i] = dtype_f32_to_e4m3(w[i] / scale);
-        }
+    } else {
+        job->kernels->encode_levels(codes, w, count, inverse, job->middles);
     }
 }
 
@@ -156,16 +119,14 @@ static void decode_part(void *ctx, int64_t task)
     for (int64_t g = part.first; g < part.end; g++) {
         int64_t at = part.row * job->cols + g * job->spec->cols, count = tile_size(job->cols, job->spec->cols, g);
         float scale = job->scale[part.row / job->spec->rows * job->groups + g];
-        for (int64_t i = at; i < at + count; i++) {
-            job->w[i] = scale * job->values[job->codes[i]];
-        }
+        job->kernels->decode_elements(job->w + at, job->codes + at, count, scale, job->spec->element, job->values);
     }
 }
 
 static int run_tiles(struct gpu_stream *stream, void (*fn)(void *, int64_t), const struct tensor *codes,
                      const struct tensor *w, const struct tensor *scale, const struct gpu_tiles *spec)
 {
-    struct tiles job = tiles_job(w, spec);
+    struct tiles job = tiles_job(stream, w, spec);
 
     job.codes = codes->data;
     job.scale = scale->data;

@@ -3,6 +3,7 @@
  * operation in it is an IEEE one in a fixed order without contraction, so all tables give the same bits. */
 
 #include "gpu/shared/activation.h"
+#include "gpu/shared/dtype.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -95,6 +96,13 @@ struct kernels {
     /* y = x / scale, to the nearest INT8 or E4M3, times stored; columns whose outlier is not 0 pass. y may be x. */
     void (*input_int8)(float *y, const float *x, const float *outliers, int64_t n, float scale, float stored);
     void (*input_e4m3)(float *y, const float *x, const float *outliers, int64_t n, float scale, float stored);
+    /* codes = the element nearest to w / scale, ties to even: F8_E4M3, F8_E5M2, F4_E2M1 or I8. */
+    void (*encode_elements)(uint8_t *codes, const float *w, int64_t n, float scale, enum dtype element);
+    /* codes = how many of middles [15, and one that is not looked at], ascending, are below w * factor. */
+    void (*encode_levels)(uint8_t *codes, const float *w, int64_t n, float factor, const float *middles);
+    /* w = scale * the element of that code; values: of the sixteen codes, where the element has four bits. */
+    void (*decode_elements)(float *w, const uint8_t *codes, int64_t n, float scale, enum dtype element,
+                            const float *values);
     /* out[c] = weight * costs[c] + sum over d < group of query[d] * turned[d * stride + c]; reads and writes up to the
      * next multiple of LANES. */
     void (*code_scores)(float *out, const float *turned, int64_t stride, int64_t n, const float *costs, float weight,

@@ -191,6 +191,89 @@ START_TEST(packed_codes_of_nf4_are_the_scalar_ones)
 }
 END_TEST
 
+/* All numbers of BF16, and floats with the bits of a counter that is multiplied: of every size, NaN among them. */
+#define EVERY (2 << 16)
+#define EVERY_TILE 4099 /* not a multiple of any vector's length */
+
+static float every(int i)
+{
+    return dtype_float_of(i < 1 << 16 ? (uint32_t)i << 16 : (uint32_t)i * 2654435761u);
+}
+
+static uint8_t plain_code(const struct gpu_tiles *spec, float w, float scale)
+{
+    switch (spec->element) {
+    case DTYPE_NF4:
+        return dtype_f32_to_nf4(w * (1.0f / scale));
+    case DTYPE_I8:
+        return (uint8_t)(128 + (int)fminf(fmaxf(rintf(w / scale), -127.0f), 127.0f));
+    case DTYPE_F8_E5M2:
+        return dtype_f32_to_e5m2(w / scale);
+    case DTYPE_F4_E2M1:
+        return dtype_f32_to_e2m1(w / scale);
+    default:
+        return dtype_f32_to_e4m3(w / scale);
+    }
+}
+
+/* NaN has one sign and payload of an operation, and another of a constant; that it is one is what counts. */
+static bool same_number(float a, float b)
+{
+    return dtype_bits_of(a) == dtype_bits_of(b) || (isnan(a) && isnan(b));
+}
+
+static void check_every(const struct gpu_tiles *spec, const char *level)
+{
+    static const float scales[] = {1.0f, 0.37f, 0x1p-20f, 3.1e5f};
+    const int64_t tiles = above(EVERY, EVERY_TILE);
+    struct rig rig;
+    setenv("QUANTD_CPU_LEVEL", level, 1);
+    rig_open(&rig, 2);
+    unsetenv("QUANTD_CPU_LEVEL");
+    struct tensor w = rig_tensor(&rig, DTYPE_F32, 1, EVERY), codes = rig_tensor(&rig, DTYPE_U8, 1, EVERY);
+    struct tensor scale = rig_tensor(&rig, DTYPE_F32, 1, tiles), back = rig_tensor(&rig, DTYPE_F32, 1, EVERY);
+
+    for (size_t s = 0; s < sizeof(scales) / sizeof(scales[0]); s++) {
+        for (int i = 0; i < EVERY; i++) {
+            floats(&w)[i] = every(i);
+        }
+        for (int64_t t = 0; t < tiles; t++) {
+            floats(&scale)[t] = scales[s];
+        }
+        ck_assert_rc_ok(rig.gpu.ops->tile_encode(rig.stream, &codes, &w, &scale, spec));
+        int wrong = -1; /* one check of all: each writes a note of where it is */
+        for (int i = 0; i < EVERY; i++) {
+            wrong = bytes(&codes)[i] != plain_code(spec, floats(&w)[i], scales[s]) ? i : wrong;
+            bytes(&codes)[i] = (uint8_t)(i & ((1 << dtype_rows[spec->element].bits) - 1));
+        }
+        ck_assert_msg(wrong < 0, "%s: %s of %a / %a", level, dtype_rows[spec->element].name, (double)every(wrong),
+                      (double)scales[s]);
+        ck_assert_rc_ok(rig.gpu.ops->tile_decode(rig.stream, &back, &codes, &scale, spec));
+        for (int i = 0; i < EVERY; i++) {
+            wrong = same_number(floats(&back)[i], scales[s] * element(spec, bytes(&codes)[i])) ? wrong : i;
+        }
+        ck_assert_msg(wrong < 0, "%s: %s of code %d", level, dtype_rows[spec->element].name, wrong);
+    }
+    gpu_tensor_free(&rig.gpu, &w);
+    gpu_tensor_free(&rig.gpu, &codes);
+    gpu_tensor_free(&rig.gpu, &scale);
+    gpu_tensor_free(&rig.gpu, &back);
+    rig_close(&rig);
+}
+
+START_TEST(codes_and_values_are_the_scalar_ones_on_every_level)
+{
+    static const char *const levels[] = {"generic", "avx2", "avx512"};
+    static const enum dtype kinds[] = {DTYPE_F8_E4M3, DTYPE_F8_E5M2, DTYPE_I8, DTYPE_NF4, DTYPE_F4_E2M1};
+
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        for (size_t level = 0; level < sizeof(levels) / sizeof(levels[0]); level++) {
+            check_every(&(const struct gpu_tiles){kinds[i], 1, EVERY_TILE}, levels[level]);
+        }
+    }
+}
+END_TEST
+
 START_TEST(what_does_not_fit_is_refused)
 {
     struct rig rig;
@@ -212,4 +295,5 @@ START_TEST(what_does_not_fit_is_refused)
 END_TEST
 
 UNIT_MAIN("gpu/elements", ranges_codes_and_values, microscaling_types, limits_are_those_of_the_conversions,
-          packed_codes_of_nf4_are_the_scalar_ones, what_does_not_fit_is_refused)
+          packed_codes_of_nf4_are_the_scalar_ones, codes_and_values_are_the_scalar_ones_on_every_level,
+          what_does_not_fit_is_refused)
