@@ -5,10 +5,13 @@
 
 #include "base/err.h"
 #include "gpu/ggml_blocks.h"
+#include "models/pack.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 const char *const qtensor_kind_names[QTENSOR_KIND_COUNT] = {
     [QTENSOR_INT] = "int",     [QTENSOR_FLOAT8] = "float8",       [QTENSOR_NF4] = "nf4",
@@ -190,7 +193,9 @@ int qtensor_parts(const struct qtensor *q, struct qtensor_part out[QTENSOR_PARTS
     bool coded = s->kind != QTENSOR_CODEBOOKS && s->kind != QTENSOR_DENSE;
     const struct qtensor_scaling *scaling = qtensor_scaling(s->kind);
     bool zeroed = scaling != NULL && (scaling->zeros || (scaling->flat && s->nested));
-    int64_t width = s->kind == QTENSOR_BLOCKS ? ggml_row_bytes(s->block_type, q->cols) : q->cols;
+    int64_t width = s->kind == QTENSOR_BLOCKS ? ggml_row_bytes(s->block_type, q->cols)
+                    : q->packed               ? pack_bytes(q->cols, s->bits)
+                                              : q->cols;
     int64_t scales = s->kind == QTENSOR_CODEBOOKS ? 1 : q->groups;
     int count = qtensor_add_part(out, 0, "codes", DTYPE_U8, coded ? q->rows : 0, width, q->codes);
 
@@ -226,6 +231,22 @@ static bool holds_codes(const struct qtensor_part *part)
     return strcmp(part->suffix, "codes") == 0 || strcmp(part->suffix, "entries") == 0;
 }
 
+#define LARGE_BYTES ((size_t)4 << 20)
+
+/* Zeroed. Codes of a large weight touch thousands of fresh pages, which large ones make hundreds of times fewer;
+ * without them it is only slower. */
+static void *qtensor_zeroed(size_t rows, size_t row_bytes)
+{
+    char *data = calloc(rows, row_bytes);
+    size_t bytes = rows * row_bytes, page = (size_t)sysconf(_SC_PAGESIZE);
+
+    if (data != NULL && bytes >= LARGE_BYTES) {
+        size_t skip = (page - (uintptr_t)data % page) % page;
+        (void)madvise(data + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
+    }
+    return data;
+}
+
 static int qtensor_allocate(struct qtensor *q, bool codes)
 {
     struct qtensor_part parts[QTENSOR_PARTS_MAX];
@@ -233,7 +254,8 @@ static int qtensor_allocate(struct qtensor *q, bool codes)
 
     for (int i = 0; i < count; i++) {
         if (parts[i].data == NULL && (codes || !holds_codes(&parts[i]))) {
-            void *data = calloc((size_t)parts[i].rows, (size_t)parts[i].cols * dtype_rows[parts[i].dtype].bytes);
+            void *data =
+                qtensor_zeroed((size_t)parts[i].rows, (size_t)parts[i].cols * dtype_rows[parts[i].dtype].bytes);
             if (data == NULL) {
                 return err_raise(ERR_HOST_OUT_OF_MEMORY, "%s: no memory for [%lld, %lld] %s", q->name,
                                  (long long)parts[i].rows, (long long)parts[i].cols, parts[i].suffix);
@@ -275,6 +297,19 @@ int qtensor_new_without_codes(const char *name, const struct qscheme *scheme, in
                               struct qtensor *out)
 {
     return qtensor_new_parts(name, scheme, rows, cols, false, out);
+}
+
+int qtensor_new_packed(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out)
+{
+    AUTO(qtensor) struct qtensor q = {0};
+    struct qtensor_part parts[QTENSOR_PARTS_MAX];
+
+    TRY(qtensor_describe(name, scheme, rows, cols, 0, &q));
+    (void)qtensor_parts(&q, parts);
+    q.packed = qtensor_is_packed(&q, &parts[0]);
+    TRY(qtensor_allocate(&q, true));
+    *out = qtensor_move(&q);
+    return 0;
 }
 
 int qtensor_allocate_codes(struct qtensor *q)

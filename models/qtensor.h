@@ -76,7 +76,7 @@ struct qtensor {
     struct qscheme scheme;
     int64_t rows, cols;
     int64_t groups, row_groups; /* scales are [row_groups, groups] */
-    uint8_t *codes;             /* [rows, cols]; BLOCKS: [rows, bytes of a row] */
+    uint8_t *codes;             /* [rows, cols]; BLOCKS and packed: [rows, bytes of a row] */
     uint16_t *entries;          /* CODEBOOKS: [row_groups, groups, codebooks] */
     float *scales;              /* [row_groups, groups]; NF4: [1, blocks], as the reader will see them */
     uint8_t *zeros;             /* INT: [row_groups, groups]; NF4 nested: codes of the scales [1, blocks] */
@@ -85,6 +85,7 @@ struct qtensor {
     int32_t *index;             /* [index_count]: TABLE: flat positions, ascending; INT: outlier columns, ascending */
     float *values;              /* TABLE: [index_count] */
     int64_t index_count;
+    bool packed;        /* codes are as a file of finished blocks has them: only to be saved */
     float input_scale;  /* static inputs; 0 = none */
     float tensor_scale; /* block-scaled, where scales may be small: a factor of all of them; 0 = none */
 };
@@ -112,6 +113,11 @@ int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, in
 /* The same without codes and entries, which qtensor_allocate_codes adds: for those that are on a device as yet. */
 int qtensor_new_without_codes(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols,
                               struct qtensor *out);
+/* The same as qtensor_new, packed where a file of finished blocks has codes of fewer than eight bits. */
+int qtensor_new_packed(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out);
+/* Rows [first, first + rows) of a packed tensor from their codes, one a byte: [rows, cols]. ERR_INTERNAL when a code
+ * has more bits than the scheme. Threads may pack different rows. */
+int qtensor_pack_rows(struct qtensor *q, int64_t first, int64_t rows, const uint8_t *codes);
 int qtensor_allocate_codes(struct qtensor *q); /* once is enough, again is fine */
 /* Allocate `count` positions (and values, for TABLE). Once, on a new tensor. */
 int qtensor_reserve_index(struct qtensor *q, int64_t count);

@@ -44,7 +44,7 @@ bool qtensor_is_packed(const struct qtensor *q, const struct qtensor_part *part)
 {
     enum qtensor_kind kind = q->scheme.kind;
 
-    return (qtensor_scaling(kind) != NULL || kind == QTENSOR_TABLE) && q->scheme.bits < 8 &&
+    return (qtensor_scaling(kind) != NULL || kind == QTENSOR_TABLE) && q->scheme.bits < 8 && !q->packed &&
            strcmp(part->suffix, "codes") == 0;
 }
 

@@ -20,7 +20,7 @@ const char *qtensor_input_name(enum dtype element);
 void qtensor_part_name(const struct qtensor *q, const struct qtensor_part *part, char out[160]);
 /* Of the array in memory. */
 size_t qtensor_part_bytes(const struct qtensor_part *part);
-/* Are they codes that are packed in the file? */
+/* Are they codes that are packed in the file, and not in memory? */
 bool qtensor_is_packed(const struct qtensor *q, const struct qtensor_part *part);
 /* How many rows of row_bytes to pack or unpack at a time: about a megabyte, at least one. */
 int64_t qtensor_stretch_rows(int64_t rows, int64_t row_bytes);

@@ -77,10 +77,9 @@ static int declare_item(struct safetensors_writer *writer, const struct qtensor 
     return 0;
 }
 
-/* Rows from the stretch's first on, packed. A code beyond its bits would be cut to another one without an error. */
-static int pack_rows(const struct qtensor *q, int64_t first, int64_t rows, int64_t row_bytes, uint8_t *out)
+/* A code beyond its bits would be cut to another one without an error. */
+static int pack_rows(const struct qtensor *q, const uint8_t *codes, int64_t rows, int64_t row_bytes, uint8_t *out)
 {
-    const uint8_t *codes = q->codes + first * q->cols;
     unsigned seen = 0;
 
     for (int64_t i = 0; i < rows * q->cols; i++) {
@@ -96,6 +95,16 @@ static int pack_rows(const struct qtensor *q, int64_t first, int64_t rows, int64
     return 0;
 }
 
+int qtensor_pack_rows(struct qtensor *q, int64_t first, int64_t rows, const uint8_t *codes)
+{
+    int64_t row_bytes = pack_bytes(q->cols, q->scheme.bits);
+
+    if (!q->packed || first < 0 || rows > q->rows - first) {
+        return err_raise(ERR_INTERNAL, "rows %lld and on of %s are not to be packed", (long long)first, q->name);
+    }
+    return pack_rows(q, codes, rows, row_bytes, q->codes + first * row_bytes);
+}
+
 static int put_packed(struct safetensors_writer *writer, const char *name, const struct qtensor *q, int64_t row_bytes)
 {
     int64_t step = qtensor_stretch_rows(q->rows, row_bytes);
@@ -104,7 +113,7 @@ static int put_packed(struct safetensors_writer *writer, const char *name, const
     TRY(mem_buffer(&stretch, (size_t)(step * row_bytes)));
     for (int64_t n = 0; n < q->rows; n += step) {
         int64_t rows = q->rows - n < step ? q->rows - n : step;
-        TRY(pack_rows(q, n, rows, row_bytes, stretch));
+        TRY(pack_rows(q, q->codes + n * q->cols, rows, row_bytes, stretch));
         TRY(safetensors_writer_put(writer, name, (uint64_t)(n * row_bytes), stretch, (size_t)(rows * row_bytes)));
     }
     return 0;

@@ -119,7 +119,8 @@ int qtensor_spill_read(const struct qtensor_spill *spill, const struct qtensor *
     if (entry == NULL) {
         return err_raise(ERR_INTERNAL, "%s was not spilled", q->name);
     }
-    TRY(qtensor_new(q->name, &q->scheme, q->rows, q->cols, &made));
+    TRY(q->packed ? qtensor_new_packed(q->name, &q->scheme, q->rows, q->cols, &made)
+                  : qtensor_new(q->name, &q->scheme, q->rows, q->cols, &made));
     made.input_scale = q->input_scale;
     made.tensor_scale = q->tensor_scale;
     if (q->index_count > 0) {

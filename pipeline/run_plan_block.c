@@ -140,15 +140,16 @@ static bool group_statistics(struct layer_walk *l, struct group_walk *g)
 }
 
 /* What a method that leaves nothing on the device has there while the result is measured (dequantize). */
-static int64_t measure_bytes(const struct qscheme *scheme, const struct plan_module *m)
+static int64_t measure_bytes(const struct run_walk *w, const struct qscheme *scheme, const struct plan_module *m)
 {
     int64_t elements = module_elements(m);
     bool tiles = scheme->kind == QTENSOR_NF4 || scheme->kind == QTENSOR_FLOAT8 || scheme->kind == QTENSOR_INT;
 
-    return elements * FLOAT + (tiles ? elements : 0);
+    return elements * FLOAT + (tiles && !w->device->host_memory ? elements : 0);
 }
 
-static int result_bytes(const struct qscheme *scheme, const struct plan_module *m, int64_t *bytes)
+/* packed: codes have their own bits alone. */
+static int result_bytes(const struct qscheme *scheme, const struct plan_module *m, bool packed, int64_t *bytes)
 {
     struct qtensor_part parts[QTENSOR_PARTS_MAX];
     struct qtensor q;
@@ -157,7 +158,8 @@ static int result_bytes(const struct qscheme *scheme, const struct plan_module *
     TRY(qtensor_describe("", scheme, m->rows, m->cols, 0, &q));
     int count = qtensor_parts(&q, parts);
     for (int i = 0; i < count; i++) {
-        *bytes += parts[i].rows * parts[i].cols * (int64_t)dtype_rows[parts[i].dtype].bytes;
+        int64_t cols = packed ? qtensor_stored_cols(&q, &parts[i]) : parts[i].cols;
+        *bytes += parts[i].rows * cols * (int64_t)dtype_rows[parts[i].dtype].bytes;
     }
     return 0;
 }
@@ -192,10 +194,10 @@ static int group_solve_walk(struct layer_walk *l, const struct group_walk *g)
             continue;
         }
         const struct quant_cost cost = quantizer_cost(solver->quantizer, solver->params, &shape);
-        TRY(result_bytes(&scheme, m, &bytes));
+        TRY(result_bytes(&scheme, m, false, &bytes));
         int64_t searched = searches_range(&scheme) ? sampled_inputs(w) * (m->cols + m->rows) * FLOAT : 0;
         int64_t working = layer_larger(cost.shared + cost.solving, cost.solved + searched);
-        measured = layer_larger(measured, cost.solved > 0 ? 0 : measure_bytes(&scheme, m));
+        measured = layer_larger(measured, cost.solved > 0 ? 0 : measure_bytes(w, &scheme, m));
         judged = layer_larger(judged, w->tokens > 0 ? gpu_scratch_output_error(w->threads, m->rows, m->cols) : 0);
         peak = layer_larger(peak, left + layer_larger(working, measured));
         run_walk_scratch(w, STAGE_QUANTIZING, live + left + cost.shared + cost.solving, cost.scratch);
@@ -417,8 +419,8 @@ static int layer_sliced_module(struct run_walk *w, int64_t layer, int i, int64_t
     const struct quant_shape all = {.rows = m->rows, .cols = m->cols, .threads = w->threads};
     const struct quant_cost cost = quantizer_cost(solver->quantizer, solver->params, &part);
     int64_t weight = module_elements(&slice) * FLOAT, working = layer_larger(cost.shared + cost.solving, cost.solved);
-    int64_t measured = cost.solved > 0 ? 0 : measure_bytes(&scheme, &slice);
-    TRY(result_bytes(&scheme, m, &bytes));
+    int64_t measured = cost.solved > 0 ? 0 : measure_bytes(w, &scheme, &slice);
+    TRY(result_bytes(&scheme, m, true, &bytes));
     bool stays = m->expert < 0 || !memory_plan_takes_turns(plan, w->expert_bytes);
     int64_t host = 2 * *results + (stays ? 2 : 1) * bytes + weight + cost.host;
     *results += stays ? bytes : 0;

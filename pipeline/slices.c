@@ -67,7 +67,7 @@ bool slices_fit(struct run *run, int64_t index)
 
 /* --- one slice */
 
-/* Arrays of a slice's result to their place in those of the complete one. */
+/* Arrays of a slice's result to their place in those of the complete one, codes as its file has them. */
 static int slice_take_parts(const struct linear_job *slice, int64_t first, struct qtensor *q)
 {
     struct qtensor_part from[QTENSOR_PARTS_MAX], to[QTENSOR_PARTS_MAX];
@@ -80,12 +80,16 @@ static int slice_take_parts(const struct linear_job *slice, int64_t first, struc
     for (int i = 0; i < count; i++) {
         int64_t all = to[i].rows * to[i].cols, part = from[i].rows * from[i].cols;
         size_t width = dtype_rows[to[i].dtype].bytes;
-        bool codes = from[i].data == slice->result.codes && slice->codes.data != NULL;
+        const void *data =
+            from[i].data == slice->result.codes && slice->codes.data != NULL ? slice->codes.data : from[i].data;
+        if (q->packed && to[i].data == q->codes) {
+            TRY(qtensor_pack_rows(q, first, rows, data));
+            continue;
+        }
         if (all % q->rows != 0 || part != all / q->rows * rows) {
             return err_raise(ERR_INTERNAL, "rows of %s do not stand alone", q->name);
         }
-        memcpy((char *)to[i].data + (size_t)(first * (all / q->rows)) * width, codes ? slice->codes.data : from[i].data,
-               (size_t)part * width);
+        memcpy((char *)to[i].data + (size_t)(first * (all / q->rows)) * width, data, (size_t)part * width);
     }
     return 0;
 }
@@ -141,6 +145,7 @@ static int slice_run(struct sliced *s, int64_t first, int64_t count)
     struct linear_job job = {.name = s->job.name,
                              .weight = &s->weight,
                              .params = s->solver->params,
+                             .finite = true, /* model_load_rows has looked */
                              .scores = s->module->scores,
                              .loss = NAN};
 
@@ -213,7 +218,7 @@ static int sliced_open(struct sliced *s, const char *name)
     made.weight_dtype = s->scheme->weight_dtype;
     made.input = s->scheme->input;
     made.input_threshold = s->scheme->input_threshold;
-    TRY(qtensor_new(name, &made, m->rows, m->cols, q));
+    TRY(qtensor_new_packed(name, &made, m->rows, m->cols, q));
     TRY(mem_buffer((unsigned char **)&s->bytes, (size_t)(step * m->cols) * sizeof(float)));
     TRY(anatomy_begin(&s->sums, m->cols));
     return gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, (const int64_t[]){step, m->cols}, &s->weight);

@@ -110,6 +110,10 @@ static int codes_of(struct run *run, const struct linear_job *job, int64_t rows,
         *codes = tensor_2d(job->codes.data, DTYPE_U8, rows, cols);
         return 0;
     }
+    if (run->p->gpu->info.host_memory) {
+        *codes = tensor_2d(job->result.codes, DTYPE_U8, rows, cols);
+        return 0;
+    }
     TRY(gpu_tensor_from_host(run->p->gpu, run->stream, DTYPE_U8, 2, (const int64_t[]){rows, cols}, job->result.codes,
                              uploaded));
     *codes = *uploaded;

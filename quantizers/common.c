@@ -196,6 +196,9 @@ int quant_check_finite(const struct solve_context *context, const struct linear_
 {
     int64_t index = -1;
 
+    if (job->finite) {
+        return 0;
+    }
     TRY(context->gpu->ops->find_nonfinite(context->stream, &index, job->weight));
     if (index >= 0) {
         int64_t cols = job->weight->shape[1];
@@ -281,6 +284,10 @@ int quant_tile_encode(const struct solve_context *context, const struct tensor *
 
     TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, q->scales,
                              &scale));
+    if (gpu->info.host_memory) {
+        const struct tensor made = tensor_2d(q->codes, DTYPE_U8, w->shape[0], w->shape[1]);
+        return gpu->ops->tile_encode(context->stream, &made, w, &scale, spec);
+    }
     TRY(gpu_tensor_uninitialized(gpu, DTYPE_U8, 2, w->shape, &codes));
     TRY(gpu->ops->tile_encode(context->stream, &codes, w, &scale, spec));
     if (quant_tiles_stay(context)) {

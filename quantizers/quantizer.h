@@ -137,6 +137,7 @@ struct linear_job {
     const char *name;            /* module path */
     const struct tensor *weight; /* F32 [N,K] on the device; the method may not change it */
     const void *params;          /* the method's params struct, overrides applied */
+    bool finite;                 /* its weight was looked through: no NaN and no Inf is in it */
     bool scores;                 /* its outputs are multiplied with another module's: attention's queries and keys */
     struct qtensor result;       /* set on success */
     /* Where context->on_device is set and the device made codes: those, U8, as many as result.codes, which is not

@@ -139,6 +139,34 @@ START_TEST(test_round_trip)
 }
 END_TEST
 
+/* Packed codes stay packed: what is read back makes the file that the tensor itself would have made. */
+START_TEST(test_packed)
+{
+    struct qtensor q, back;
+    char path[300], hex[65], again[65];
+    uint8_t codes[ROWS * COLS];
+    const struct qscheme scheme = {.kind = QTENSOR_INT, .bits = 3, .group_size = COLS, .scale_dtype = DTYPE_F32};
+
+    spill_open();
+    for (int i = 0; i < ROWS * COLS; i++) {
+        codes[i] = (uint8_t)(i * 5 % 8);
+    }
+    ck_assert_rc_ok(qtensor_new_packed("m", &scheme, ROWS, COLS, &q));
+    ck_assert_rc_ok(qtensor_pack_rows(&q, 0, ROWS, codes));
+    snprintf(path, sizeof(path), "%s/block", folder);
+    ck_assert_rc_ok(qtensor_save(path, &q, 1, NULL, hex));
+    ck_assert_rc_ok(qtensor_spill_put(spill, &q));
+    ck_assert_rc_ok(qtensor_spill_read(spill, &q, &back));
+    ck_assert_rc_ok(qtensor_save(path, &back, 1, NULL, again));
+    ck_assert_str_eq(again, hex);
+    ck_assert_rc_ok(qtensor_save(path, &q, 1, spill, again));
+    ck_assert_str_eq(again, hex);
+    qtensor_deinit(&back);
+    qtensor_deinit(&q);
+    spill_close();
+}
+END_TEST
+
 /* More tensors than the first list of them has room for. */
 START_TEST(test_many)
 {
@@ -235,5 +263,5 @@ START_TEST(test_beyond_four_gib)
 }
 END_TEST
 
-UNIT_MAIN("models_qtensor_spill", test_round_trip, test_many, test_file_has_no_name, test_full_disk,
+UNIT_MAIN("models_qtensor_spill", test_round_trip, test_packed, test_many, test_file_has_no_name, test_full_disk,
           test_beyond_four_gib)

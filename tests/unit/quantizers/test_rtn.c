@@ -164,6 +164,9 @@ START_TEST(weights_must_be_finite)
     ck_assert_int_eq(rtn->solve(&context, NULL, &job, 1), ERR_NON_FINITE_VALUE);
     ck_assert_ptr_nonnull(strstr(err_last()->message, "[2, 7] of model.layers.0.mlp.up_proj"));
     ck_assert_ptr_null(job.result.codes);
+    job.finite = true; /* who says that it was looked through is believed */
+    ck_assert_int_ne(rtn->solve(&context, NULL, &job, 1), ERR_NON_FINITE_VALUE);
+    qtensor_deinit(&job.result);
     params_free(rtn, params);
     gpu_tensor_free(&rig.gpu, &w);
     rig_close(&rig);
