@@ -17,7 +17,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#define LISTEN_MS 100 /* until progress is taken that did not wake the caller, and a silent run is asked to stop */
+#define LISTEN_MS 100 /* until progress is taken, and a silent run is asked whether it should stop */
 
 /* A message that is to be answered. */
 struct letter {
@@ -75,22 +75,12 @@ static int fail_with(const struct err_record *record)
     return record->code;
 }
 
-/* The caller looks at progress every now and then, so that the run needs not wake it; but a step may be short. */
-static bool begins_step(const struct thread_run *run, const struct message_progress *progress)
-{
-    const struct message_progress *last = &run->progress.progress;
-
-    return !run->heard || progress->step != last->step || progress->block != last->block;
-}
-
+/* The caller looks for it every now and then: waking it might cost the run its core. */
 static int post_progress(struct thread_run *run, const struct message *message)
 {
     struct err_record stop;
 
     pthread_mutex_lock(&run->lock);
-    if (begins_step(run, &message->progress)) {
-        pthread_cond_signal(&run->posted);
-    }
     run->progress = *message;
     run->heard = run->news = true;
     stop = run->stop;

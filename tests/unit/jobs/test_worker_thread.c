@@ -75,7 +75,7 @@ START_TEST(test_refused_progress_stops_the_run)
 {
     struct world w;
     open_threaded(&w);
-    w.cancel_in = 4;
+    w.cancel_in = 0; /* the first that is taken */
     ck_assert_int_eq(run(&w, MEMORY), ERR_CANCELLED);
     ck_assert_str_eq(w.failure.message, "refused by the test");
     ck_assert_int_lt(w.block_count, BLOCKS);
