@@ -80,11 +80,11 @@ int64_t gpu_scratch_sweep(int threads, int64_t rows, int64_t cols, int64_t group
 
 int64_t gpu_scratch_descend(int threads, int64_t rows, int64_t cols, int64_t group_size)
 {
-    enum { ROWS = 128, SUMS = 2 };
-    int64_t sums = scratch_lines(SUMS * scratch_tiles(rows, ROWS), sizeof(double));
+    enum { ROWS = 128 };
+    int64_t sums = scratch_lines(scratch_tiles(rows, ROWS), sizeof(double));
 
     return scratch_of(threads, 2 * sums + scratch_floats(cols),
-                      2 * scratch_floats(ROWS * cols) + 2 * scratch_floats(ROWS * group_size));
+                      scratch_floats(ROWS * cols) + 3 * scratch_floats(ROWS * group_size));
 }
 
 int64_t gpu_scratch_descend_both(int threads, int64_t rows, int64_t cols, int64_t group_size)
@@ -114,10 +114,10 @@ int64_t gpu_scratch_solve(int threads, int64_t cols)
 
 int64_t gpu_scratch_output_error(int threads, int64_t rows, int64_t cols)
 {
-    enum { ROWS = 128, COLUMNS = 512 };
+    enum { ROWS = 128, COLUMNS = 256 };
 
     return scratch_of(threads, scratch_lines(2 * scratch_tiles(rows, ROWS), sizeof(double)),
-                      scratch_floats(ROWS * (COLUMNS + cols)));
+                      scratch_floats(2 * ROWS * (COLUMNS + cols)));
 }
 
 int64_t gpu_scratch_cluster(int threads, int64_t cols, int bits)

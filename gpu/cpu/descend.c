@@ -9,17 +9,15 @@
  * Columns with H_jj = 0 stay as they are.
  *
  * Rows do not depend on each other: a task takes a tile of rows through all passes. Groups of columns are visited in
- * order. Inside a group G follows each move, in blocks of columns; one product then takes the group's moves to the
- * columns outside of it. */
+ * order. G is made where it is needed, of a group's columns from the D of that moment, so that a pass takes one product
+ * of n k^2 and none comes before the first; inside a group it follows each move, in blocks of columns. */
 
 #include "gpu/cpu/internal.h"
 
 #include <math.h>
 #include <string.h>
 
-#define ROWS 128    /* of a task: H is packed once for all of them in each product */
-#define SUM_ROWS 64 /* rows whose errors are one sum */
-#define SUMS (ROWS / SUM_ROWS)
+#define ROWS 128 /* of a task */
 #define BLOCK 128
 
 struct descend {
@@ -32,51 +30,89 @@ struct descend {
     float *ones; /* [K]: sum of H_ij over the columns i of j's group */
     int64_t n, k, size, groups;
     float top;
-    double *before, *after; /* [tasks, SUMS] */
+    double *before, *after; /* [tasks] */
 };
 
 struct descend_tile {
     int64_t first, rows;
-    float *g;      /* [rows, K]: D H */
-    float *moves;  /* [rows, K]: D at the start, then how far wq moves in the open group */
-    float *levels; /* [rows, group]: codes less the zero point */
-    float *curves; /* [rows, group]: levels H */
-    double error[SUMS];
+    float *d;             /* [rows, K]: target - wq */
+    float *g;             /* [rows, group]: D H in the open group */
+    float *levels;        /* [rows, group]: codes less the zero point */
+    float *curves;        /* [rows, group]: levels H */
+    double start, gained; /* the error before the first move, and what moves took from it */
 };
 
 static size_t descend_slice(const struct descend *job)
 {
-    return 2 * scratch_size(ROWS * job->k, sizeof(float)) + 2 * scratch_size(ROWS * job->size, sizeof(float));
+    return scratch_size(ROWS * job->k, sizeof(float)) + 3 * scratch_size(ROWS * job->size, sizeof(float));
 }
 
 static void descend_layout(const struct descend *job, struct descend_tile *tile)
 {
-    tile->g = scratch_slice(job->stream);
-    tile->moves = tile->g + scratch_size(ROWS * job->k, sizeof(float)) / sizeof(float);
-    tile->levels = tile->moves + scratch_size(ROWS * job->k, sizeof(float)) / sizeof(float);
+    tile->d = scratch_slice(job->stream);
+    tile->g = tile->d + scratch_size(ROWS * job->k, sizeof(float)) / sizeof(float);
+    tile->levels = tile->g + scratch_size(ROWS * job->size, sizeof(float)) / sizeof(float);
     tile->curves = tile->levels + scratch_size(ROWS * job->size, sizeof(float)) / sizeof(float);
 }
 
-static void descend_start(const struct descend *job, struct descend_tile *tile)
+/* D of a group's columns, without what moves lost in rounding. */
+static void descend_difference(const struct descend *job, struct descend_tile *tile, int64_t group)
 {
-    const struct kernels *kernels = job->stream->device->kernels;
-    int64_t k = job->k, size = job->size;
+    int64_t k = job->k, size = job->size, start = group * size;
 
     for (int64_t r = 0; r < tile->rows; r++) {
-        int64_t row = tile->first + r;
-        float *d = tile->moves + r * k;
-        for (int64_t group = 0; group < job->groups; group++) {
-            int64_t point = row * job->groups + group;
-            kernels->dequantize(d + group * size, job->codes + row * k + group * size, size, job->scale[point],
-                                job->zero[point]);
-        }
-        for (int64_t j = 0; j < k; j++) {
-            d[j] = job->target[row * k + j] - d[j];
+        int64_t row = tile->first + r, point = row * job->groups + group;
+        float *d = tile->d + r * k + start;
+        job->stream->device->kernels->dequantize(d, job->codes + row * k + start, size, job->scale[point],
+                                                 job->zero[point]);
+        for (int64_t j = 0; j < size; j++) {
+            d[j] = job->target[row * k + start + j] - d[j];
         }
     }
-    blas_gemm(0, 0, (int)tile->rows, (int)k, (int)k, 1.0f, tile->moves, (int)k, job->h, (int)k, 0.0f, tile->g, (int)k);
+}
+
+/* out [rows, group] = D H of D's columns [first, end) and the group's, plus beta out. */
+static void descend_product(const struct descend *job, const struct descend_tile *tile, int64_t first, int64_t end,
+                            int64_t group, float beta, float *out)
+{
+    if (end > first) {
+        blas_gemm(0, 0, (int)tile->rows, (int)job->size, (int)(end - first), 1.0f, tile->d + first, (int)job->k,
+                  job->h + first * job->k + group * job->size, (int)job->k, beta, out, (int)job->size);
+    }
+}
+
+/* G of a group that is visited for the first time. Columns after it have their first D still, and those before it had
+ * it when it was their turn, so each pair of groups is in the error once. */
+static void descend_first(const struct descend *job, struct descend_tile *tile, int64_t group)
+{
+    const struct kernels *kernels = job->stream->device->kernels;
+    int64_t size = job->size, start = group * size, end = start + size;
+    float *after = tile->curves; /* [rows, group]: not in use yet */
+
+    descend_product(job, tile, start, end, group, 0.0f, tile->g);
     for (int64_t r = 0; r < tile->rows; r++) {
-        tile->error[r / SUM_ROWS] += kernels->dot(tile->moves + r * k, tile->g + r * k, k);
+        tile->start += kernels->dot(tile->d + r * job->k + start, tile->g + r * size, size);
+    }
+    descend_product(job, tile, 0, start, group, 1.0f, tile->g);
+    if (end == job->k) {
+        return;
+    }
+    descend_product(job, tile, end, job->k, group, 0.0f, after);
+    for (int64_t r = 0; r < tile->rows; r++) {
+        tile->start += 2 * kernels->dot(tile->d + r * job->k + start, after + r * size, size);
+        for (int64_t j = 0; j < size; j++) {
+            tile->g[r * size + j] += after[r * size + j];
+        }
+    }
+}
+
+/* G of the group's columns. Of a row's only group it is what the pass before left. */
+static void descend_open(const struct descend *job, struct descend_tile *tile, int64_t group, int pass)
+{
+    if (pass == 0) {
+        descend_first(job, tile, group);
+    } else if (job->groups > 1) {
+        descend_product(job, tile, 0, job->k, group, 0.0f, tile->g);
     }
 }
 
@@ -84,10 +120,11 @@ static void descend_start(const struct descend *job, struct descend_tile *tile)
 static void descend_scale(const struct descend *job, struct descend_tile *tile, int64_t r, int64_t group)
 {
     const struct kernels *kernels = job->stream->device->kernels;
-    int64_t size = job->size, at = r * job->k + group * size;
+    int64_t size = job->size;
     const float *levels = tile->levels + r * size, *curves = tile->curves + r * size;
+    float *d = tile->d + r * job->k + group * size, *g = tile->g + r * size;
     float *scale = &job->scale[(tile->first + r) * job->groups + group];
-    double curve = kernels->dot(levels, curves, size), slope = kernels->dot(levels, tile->g + at, size);
+    double curve = kernels->dot(levels, curves, size), slope = kernels->dot(levels, g, size);
 
     if (!(curve > 0)) {
         return;
@@ -99,10 +136,10 @@ static void descend_scale(const struct descend *job, struct descend_tile *tile, 
         return;
     }
     *scale = best;
-    tile->error[r / SUM_ROWS] -= gain;
+    tile->gained += gain;
     for (int64_t j = 0; j < size; j++) {
-        tile->moves[at + j] += (float)t * levels[j];
-        tile->g[at + j] -= (float)t * curves[j];
+        d[j] -= (float)t * levels[j];
+        g[j] -= (float)t * curves[j];
     }
 }
 
@@ -120,12 +157,13 @@ static void descend_keep(const struct descend *job, uint8_t *codes, int64_t grou
 /* The zero point of one row's group, by one step. */
 static void descend_zero(const struct descend *job, struct descend_tile *tile, int64_t r, int64_t group)
 {
-    int64_t size = job->size, at = r * job->k + group * size, point = (tile->first + r) * job->groups + group;
+    int64_t size = job->size, point = (tile->first + r) * job->groups + group;
     const float *ones = job->ones + group * size;
+    float *d = tile->d + r * job->k + group * size, *g = tile->g + r * size;
     double slope = 0, curve = 0;
 
     for (int64_t j = 0; j < size; j++) {
-        slope += (double)tile->g[at + j];
+        slope += (double)g[j];
         curve += (double)ones[j];
     }
     for (int step = -1; step <= 1; step += 2) {
@@ -135,10 +173,10 @@ static void descend_zero(const struct descend *job, struct descend_tile *tile, i
             continue;
         }
         job->zero[point] = zero;
-        tile->error[r / SUM_ROWS] -= gain;
+        tile->gained += gain;
         for (int64_t j = 0; j < size; j++) {
-            tile->moves[at + j] += t;
-            tile->g[at + j] -= t * ones[j];
+            d[j] -= t;
+            g[j] -= t * ones[j];
         }
         descend_keep(job, job->codes + (tile->first + r) * job->k + group * size, group, step);
         return;
@@ -167,12 +205,12 @@ static void descend_points(const struct descend *job, struct descend_tile *tile,
     }
 }
 
-/* The codes of one row in a block of columns [first, first + cols). */
+/* The codes of one row in a block of columns [first, first + cols), and D there. */
 static void descend_codes(const struct descend *job, struct descend_tile *tile, int64_t r, int64_t first, int64_t cols)
 {
-    int64_t row = tile->first + r, at = r * job->k + first;
+    int64_t row = tile->first + r;
     uint8_t *codes = job->codes + row * job->k + first;
-    float *g = tile->g + at, *moves = tile->moves + at;
+    float *g = tile->g + r * job->size + first % job->size, *d = tile->d + r * job->k + first;
     float scale = job->scale[row * job->groups + first / job->size];
 
     for (int64_t j = 0; j < cols; j++) {
@@ -190,51 +228,50 @@ static void descend_codes(const struct descend *job, struct descend_tile *tile, 
             continue;
         }
         codes[j] = (uint8_t)code;
-        moves[j] += t;
-        tile->error[r / SUM_ROWS] -= gain;
+        d[j] -= t;
+        tile->gained += gain;
         for (int64_t i = 0; i < cols; i++) {
             g[i] -= t * h[i];
         }
     }
 }
 
-/* G of columns [first, first + cols) after the moves of columns [from, from + count). */
-static void descend_follow(const struct descend *job, struct descend_tile *tile, const float *moves, int64_t ld,
-                           int64_t from, int64_t count, int64_t first, int64_t cols)
+/* G of the group's columns [first, end) after the moves [rows, count] of its columns from `from` on. */
+static void descend_follow(const struct descend *job, struct descend_tile *tile, const float *moves, int64_t from,
+                           int64_t count, int64_t first, int64_t end)
 {
-    if (cols > 0) {
-        blas_gemm(0, 0, (int)tile->rows, (int)cols, (int)count, -1.0f, moves, (int)ld, job->h + from * job->k + first,
-                  (int)job->k, 1.0f, tile->g + first, (int)job->k);
+    int64_t start = from / job->size * job->size;
+
+    if (end > first) {
+        blas_gemm(0, 0, (int)tile->rows, (int)(end - first), (int)count, -1.0f, moves, (int)count,
+                  job->h + from * job->k + first, (int)job->k, 1.0f, tile->g + first - start, (int)job->size);
     }
 }
 
-/* All codes of a group. Where it has several blocks, moves so far are set aside, so that a block's own are known. */
-static void descend_group(const struct descend *job, struct descend_tile *tile, int64_t group)
+/* All codes of a group. */
+static void descend_group(const struct descend *job, struct descend_tile *tile, int64_t group, int pass)
 {
     int64_t start = group * job->size, end = start + job->size;
+    float *moves = tile->levels; /* [rows, cols] of a block: done with then */
 
-    for (int64_t r = 0; r < tile->rows; r++) {
-        memset(tile->moves + r * job->k + start, 0, (size_t)job->size * sizeof(float));
-    }
+    descend_open(job, tile, group, pass);
     if (job->spec->scales) {
         descend_points(job, tile, group);
     }
     for (int64_t first = start; first < end; first += BLOCK) {
         int64_t cols = end - first < BLOCK ? end - first : BLOCK;
-        float *before = tile->levels; /* [rows, cols]: done with */
         for (int64_t r = 0; r < tile->rows; r++) {
-            float *moves = tile->moves + r * job->k + first;
-            memcpy(before + r * cols, moves, (size_t)cols * sizeof(float));
+            const float *d = tile->d + r * job->k + first;
+            memcpy(moves + r * cols, d, (size_t)cols * sizeof(float));
             descend_codes(job, tile, r, first, cols);
             for (int64_t j = 0; j < cols; j++) {
-                before[r * cols + j] = moves[j] - before[r * cols + j];
+                moves[r * cols + j] -= d[j];
             }
         }
-        descend_follow(job, tile, before, cols, first, cols, start, first - start);
-        descend_follow(job, tile, before, cols, first, cols, first + cols, end - first - cols);
+        descend_follow(job, tile, moves, first, cols, start, first);
+        descend_follow(job, tile, moves, first, cols, first + cols, end);
     }
-    descend_follow(job, tile, tile->moves + start, job->k, start, job->size, 0, start);
-    descend_follow(job, tile, tile->moves + start, job->k, start, job->size, end, job->k - end);
+    descend_difference(job, tile, group);
 }
 
 static void descend_rows(void *ctx, int64_t task)
@@ -243,14 +280,16 @@ static void descend_rows(void *ctx, int64_t task)
     struct descend_tile tile = {.first = task * ROWS, .rows = tile_size(job->n, ROWS, task)};
 
     descend_layout(job, &tile);
-    descend_start(job, &tile);
-    memcpy(job->before + task * SUMS, tile.error, sizeof(tile.error));
+    for (int64_t group = 0; group < job->groups; group++) {
+        descend_difference(job, &tile, group);
+    }
     for (int pass = 0; pass < job->spec->passes; pass++) {
         for (int64_t group = 0; group < job->groups; group++) {
-            descend_group(job, &tile, group);
+            descend_group(job, &tile, group, pass);
         }
     }
-    memcpy(job->after + task * SUMS, tile.error, sizeof(tile.error));
+    job->before[task] = tile.start;
+    job->after[task] = tile.start - tile.gained;
 }
 
 static void descend_ones(const struct descend *job)
@@ -283,7 +322,7 @@ int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const str
                           .groups = matrix_cols(target) / grid->group_size,
                           .top = (float)((1 << grid->bits) - 1)};
     int64_t tasks = tiles_of(job.n, ROWS);
-    size_t sums = scratch_size(tasks * SUMS, sizeof(double));
+    size_t sums = scratch_size(tasks, sizeof(double));
     TRY(scratch_reserve(stream, 2 * sums + scratch_size(job.k, sizeof(float)), descend_slice(&job)));
     char *shared = scratch_shared(stream);
     job.before = (double *)(void *)shared;
@@ -294,7 +333,7 @@ int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const str
     }
     stream_run(stream, tasks, descend_rows, &job);
     double from = 0, to = 0;
-    for (int64_t i = 0; i < tasks * SUMS; i++) {
+    for (int64_t i = 0; i < tasks; i++) {
         from += job.before[i];
         to += job.after[i];
     }

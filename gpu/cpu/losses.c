@@ -5,9 +5,10 @@
 #include "gpu/cpu/internal.h"
 
 #include <math.h>
+#include <string.h>
 
 #define ROW_TILE 128
-#define COLUMN_TILE 512
+#define COLUMN_TILE 256
 #define TOKEN_TILE 4
 
 struct output_error {
@@ -17,39 +18,45 @@ struct output_error {
     double *error, *signal; /* [tasks]; signal may be NULL */
 };
 
-/* sum over rows of d H d^T; product is [ROW_TILE, COLUMN_TILE]. H is symmetric: what is above the tiles of the
+/* sums[i] += d H d^T over the rows of the i-th of `count` matrices [rows, n], which lie one after the other in d, so
+ * that H is packed once for all; product is [count rows, COLUMN_TILE]. H is symmetric: what is above the tiles of the
  * diagonal counts twice, what is below is not read. */
-static double quadratic_form(const struct output_error *job, const float *d, int64_t rows, float *product)
+static void quadratic_forms(const struct output_error *job, const float *d, int64_t rows, int count, float *product,
+                            double *const sums[])
 {
-    double sum = 0;
+    int all = (int)rows * count, n = (int)job->n;
 
     for (int64_t tile = 0; tile < tiles_of(job->n, COLUMN_TILE); tile++) {
         int64_t col = tile * COLUMN_TILE, cols = tile_size(job->n, COLUMN_TILE, tile);
-        blas_gemm(0, 0, (int)rows, (int)cols, (int)cols, 1.0f, d + col, (int)job->n, job->h + col * job->n + col,
-                  (int)job->n, 0.0f, product, COLUMN_TILE);
+        blas_gemm(0, 0, all, (int)cols, (int)cols, 1.0f, d + col, n, job->h + col * job->n + col, n, 0.0f, product,
+                  COLUMN_TILE);
         if (col > 0) {
-            blas_gemm(0, 0, (int)rows, (int)cols, (int)col, 2.0f, d, (int)job->n, job->h + col, (int)job->n, 1.0f,
-                      product, COLUMN_TILE);
+            blas_gemm(0, 0, all, (int)cols, (int)col, 2.0f, d, n, job->h + col, n, 1.0f, product, COLUMN_TILE);
         }
-        for (int64_t r = 0; r < rows; r++) {
-            sum += job->stream->device->kernels->dot(product + r * COLUMN_TILE, d + r * job->n + col, cols);
+        for (int64_t r = 0; r < all; r++) {
+            *sums[r / rows] += job->stream->device->kernels->dot(product + r * COLUMN_TILE, d + r * job->n + col, cols);
         }
     }
-    return sum;
 }
 
 static void output_error_tile(void *ctx, int64_t task)
 {
     const struct output_error *job = ctx;
-    int64_t rows = tile_size(job->rows, ROW_TILE, task), first = task * ROW_TILE * job->n;
-    float *product = scratch_slice(job->stream), *d = product + ROW_TILE * COLUMN_TILE;
+    int64_t rows = tile_size(job->rows, ROW_TILE, task), first = task * ROW_TILE * job->n, count = rows * job->n;
+    int forms = job->signal != NULL ? 2 : 1;
+    float *product = scratch_slice(job->stream), *d = product + forms * ROW_TILE * COLUMN_TILE;
+    double error = 0, signal = 0, *const sums[] = {&error, &signal};
 
-    for (int64_t i = 0; i < rows * job->n; i++) {
+    for (int64_t i = 0; i < count; i++) {
         d[i] = job->w[first + i] - job->wq[first + i];
     }
-    job->error[task] = quadratic_form(job, d, rows, product);
-    if (job->signal != NULL) {
-        job->signal[task] = quadratic_form(job, job->w + first, rows, product);
+    if (forms == 2) {
+        memcpy(d + count, job->w + first, (size_t)count * sizeof(float));
+    }
+    quadratic_forms(job, d, rows, forms, product, sums);
+    job->error[task] = error;
+    if (forms == 2) {
+        job->signal[task] = signal;
     }
 }
 
@@ -61,7 +68,7 @@ int cpu_output_error(struct gpu_stream *stream, double *error, double *signal, c
     int64_t tasks = tiles_of(job.rows, ROW_TILE);
 
     TRY(scratch_reserve(stream, scratch_size(2 * tasks, sizeof(double)),
-                        scratch_size(ROW_TILE * (COLUMN_TILE + job.n), sizeof(float))));
+                        scratch_size(2 * ROW_TILE * (COLUMN_TILE + job.n), sizeof(float))));
     job.error = scratch_shared(stream);
     job.signal = signal != NULL ? job.error + tasks : NULL;
     stream_run(stream, tasks, output_error_tile, &job);

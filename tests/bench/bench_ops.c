@@ -132,6 +132,28 @@ static void run_sweep(struct bench *bench)
                                bench->order, 128, &bench->grid, &loss));
 }
 
+static void run_sweep_again(struct bench *bench)
+{
+    run_grid(bench);
+    run_copy(bench);
+    run_sweep(bench);
+}
+
+/* What the sweep left, of its own weights as targets. */
+static void run_descend(struct bench *bench)
+{
+    const struct gpu_descend spec = {.passes = 2, .scales = true};
+    double before, after;
+    must(bench->gpu.ops->descend(bench->stream, &bench->codes, &bench->scale, &bench->zero, &bench->w, &bench->h,
+                                 &bench->grid, &spec, &before, &after));
+}
+
+static void run_output_error(struct bench *bench)
+{
+    double error, signal;
+    must(bench->gpu.ops->output_error(bench->stream, &error, &signal, &bench->w, &bench->work, &bench->h));
+}
+
 static double best_of(struct bench *bench, void (*prepare)(struct bench *), void (*run)(struct bench *))
 {
     double best = 1e300;
@@ -297,6 +319,8 @@ static void measure(struct bench *bench)
     }
     run_factor(bench);
     report(bench, "sweep, permuted", best_of(bench, run_copy, run_sweep), n * n * n);
+    report(bench, "descend, two passes", best_of(bench, run_sweep_again, run_descend), 4 * n * n * n);
+    report(bench, "output error and signal", best_of(bench, NULL, run_output_error), 2 * n * n * n);
     double start = now();
     run_grid(bench);
     run_factor(bench);
