@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Times a job through the daemon and single solves, against the roof of this machine and against plain torch; prints tables.
 
-    bench.py [--threads 2] [--repeats 3] [--json FILE] [-- shape options of make_checkpoint.py]
+    bench.py [--threads 2] [--repeats 3] [--quality fast|default|best] [--json FILE] [-- shape options of make_checkpoint.py]
 
 Called by tests/bench/run. quantd and torch take turns and each figure is a median, so that a machine that slows down slows
 both. The roof is the best float32 product of 4096 cubed that quantd's own backend reached in this run. Speed counts only if
-the result is no worse, so the mean loss on the inputs, tr(dW H dW^T) / tr(W H W^T), of both is printed too.
+the result is no worse, so the mean loss on the inputs, tr(dW H dW^T) / tr(W H W^T), of both is printed too. The baseline
+is GPTQ as published, which is what --quality fast does; by default quantd refines the codes after that, and loses less.
 """
 
 import argparse
@@ -36,12 +37,12 @@ def baseline(*arguments):
     return run_json(sys.executable, here / "baseline_torch.py", *arguments)
 
 
-def run_job(folder, threads):
+def run_job(folder, threads, quality):
     """One job through a daemon of its own; returns what its report says of time, loss and memory."""
     with Daemon([folder], "--threads", str(threads)) as daemon:
         job = daemon.run({
             "model": daemon.register("model"), "method": "gptq",
-            "quantization": {"bits": 4, "group_size": 128, "mse_search": False},
+            "quantization": {"bits": 4, "group_size": 128, "mse_search": False, "quality": quality},
             "calibration": {"file_id": daemon.upload(folder / "tokens.ndjson", "calibration"), "num_samples": 0,
                             "sequence_length": 512, "packing": False, "shuffle": False},
             "evaluation": {"hold_back": 0}})
@@ -92,6 +93,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quality", default="default")
     parser.add_argument("--solve", type=int, default=4096)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("shape", nargs="*")
@@ -105,12 +107,12 @@ def main():
             print(f"bench: run {i + 1} of {args.repeats}", file=sys.stderr)
             solves.append(run_json(bench_solve, args.threads, args.solve, 3))
             torch_solves.append(baseline("--solve", args.solve, "--repeats", 1, "--threads", args.threads))
-            jobs.append(run_job(folder, args.threads))
+            jobs.append(run_job(folder, args.threads, args.quality))
             torches.append(baseline("--model", folder / "model", "--tokens", folder / "tokens.ndjson", "--threads", args.threads))
     roof = max(solve["roof_gflops"] for solve in solves)
     peer_roof = max(run["roof_gflops"] for run in torches + torch_solves)
     peer = torches[0]
-    print(f"{datetime.date.today()}, {solves[0]['device']}, {args.threads} threads, medians of {args.repeats} runs")
+    print(f"{datetime.date.today()}, {solves[0]['device']}, {args.threads} threads, quality {args.quality}, medians of {args.repeats} runs")
     print(f"quantd: {solves[0]['kernels']}; roof {roof:.0f} GFLOP/s float32")
     print(f"torch {peer['torch']}, {peer['cpu_capability']}, MKL {peer['mkl']}, numpy {peer['numpy']}; its own roof {peer_roof:.0f} GFLOP/s")
     print(f"load average now {os.getloadavg()[0]:.1f}; quantd's peak {jobs[0]['peak_bytes'] / 2 ** 20:.0f} MiB resident")
