@@ -98,7 +98,7 @@ class Watch(threading.Thread):
         self.folder, self.most, self.files, self.ended = folder, 0, {}, threading.Event()
 
     def run(self):
-        while not self.ended.wait(0.02):
+        while not self.ended.wait(0.002):  # the peak of a job of a second is as short as that
             found = used(self.folder)
             if sum(found.values()) > self.most:
                 self.most, self.files = sum(found.values()), found
